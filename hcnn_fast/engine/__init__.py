@@ -1,0 +1,1 @@
+"""What makes the search loop run: model preparation, memory planning, the ascent itself."""

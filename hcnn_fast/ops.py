@@ -1,0 +1,162 @@
+"""The fused operations as Python functions: dispatch to a backend, and their fakes.
+
+Every function writes into tensors that the caller owns, so that a step allocates nothing. The
+compiled implementations check shapes, dtypes, devices and layouts and name the argument at fault.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hcnn_fast import backends, reference
+
+
+def label_objective(
+    logits: Tensor,  # [B, C] float32, float64, float16 or bfloat16
+    labels: Tensor,  # [B] int64
+    kind: str,
+    *,
+    order: float = 1.0,
+    value: Tensor,  # [B] float32 (float64 for float64 logits), written
+    gradient: Tensor,  # [B, C] dtype of logits, written
+    backend: str = "auto",
+) -> None:
+    """Objective of every row and its gradient in the logits; see `reference.label_objective`."""
+    if backends.resolve(backend, logits.device.type) == "reference":
+        reference.label_objective(logits, labels, kind, order=order, value=value, gradient=gradient)
+        return
+    torch.ops.hcnn_fast.label_objective(logits, labels, kind, order, value, gradient)
+
+
+def pgd_step_(
+    point: Tensor,  # [B, *image] float32 or float64, moved in place
+    gradient: Tensor,  # [B, *image] dtype of point, or float16 or bfloat16
+    image: Tensor,  # [N, *image]
+    image_index: Tensor,  # [B] int64
+    step_size: Tensor,  # [B]
+    *,
+    radius: float,
+    bounds: tuple[float, float],
+    momentum_buffer: Tensor | None = None,  # [B, *image]
+    momentum: float = 0.0,
+    penalty: Tensor | None = None,  # [B]
+    norm: str = "linf",
+    value: Tensor | None = None,  # [B]
+    distance_weight: float = 0.0,
+    best: Tensor | None = None,  # [B, *image]
+    best_value: Tensor | None = None,  # [B]
+    distance: Tensor | None = None,  # [B]
+    copy: Tensor | None = None,  # [B, *image] float16 or bfloat16
+    backend: str = "auto",
+) -> None:
+    """One projected-gradient step for every candidate; see `reference.pgd_step_`.
+
+    All [B, *image] tensors and `image` share one dense layout (any order of strides).
+    """
+    if backends.resolve(backend, point.device.type) == "reference":
+        reference.pgd_step_(
+            point,
+            gradient,
+            image,
+            image_index,
+            step_size,
+            radius=radius,
+            bounds=bounds,
+            momentum_buffer=momentum_buffer,
+            momentum=momentum,
+            penalty=penalty,
+            norm=norm,
+            value=value,
+            distance_weight=distance_weight,
+            best=best,
+            best_value=best_value,
+            distance=distance,
+            copy=copy,
+        )
+        return
+    torch.ops.hcnn_fast.pgd_step_(
+        point,
+        gradient,
+        image,
+        image_index,
+        step_size,
+        radius,
+        bounds[0],
+        bounds[1],
+        momentum_buffer,
+        momentum,
+        penalty,
+        norm,
+        value,
+        distance_weight,
+        best,
+        best_value,
+        distance,
+        copy,
+    )
+
+
+def content_hash(
+    image: Tensor,  # [N, *image] float32 or float64
+    *,
+    backend: str = "auto",
+) -> Tensor:  # [N] int64
+    """A 64-bit hash of each image's values; see `reference.content_hash`."""
+    out = torch.empty(len(image), dtype=torch.int64, device=image.device)
+    if backends.resolve(backend, image.device.type) == "reference":
+        reference.content_hash(image, out=out)
+    else:
+        torch.ops.hcnn_fast.content_hash(image.contiguous(), out)
+    return out
+
+
+def random_starts(
+    image: Tensor,  # [N, *image]
+    image_hash: Tensor,  # [N] int64
+    image_index: Tensor,  # [B] int64
+    label: Tensor,  # [B] int64
+    start: Tensor,  # [B] int64
+    *,
+    seed: int,
+    radius: float,
+    bounds: tuple[float, float],
+    backend: str = "auto",
+) -> Tensor:  # [B, *image] contiguous
+    """First point of every candidate; see `reference.random_starts`."""
+    point = torch.empty((len(image_index), *image.shape[1:]), dtype=image.dtype, device=image.device)
+    if backends.resolve(backend, image.device.type) == "reference":
+        reference.random_starts(
+            image,
+            image_hash,
+            image_index,
+            label,
+            start,
+            seed=seed,
+            radius=radius,
+            bounds=bounds,
+            point=point,
+        )
+    else:
+        torch.ops.hcnn_fast.random_starts(
+            image.contiguous(),
+            image_hash,
+            image_index,
+            label,
+            start,
+            seed,
+            radius,
+            bounds[0],
+            bounds[1],
+            point,
+        )
+    return point
+
+
+def _writes_in_place(*_: object) -> None:
+    """Fake of every operation: all of them write into tensors given to them."""
+
+
+if backends.reasons()["cpu"] is None:
+    for _name in ("label_objective", "pgd_step_", "content_hash", "random_starts"):
+        torch.library.register_fake(f"hcnn_fast::{_name}", _writes_in_place)

@@ -1,0 +1,1 @@
+"""Triton kernels of hcnn_fast, installed as `hcnn_fast.kernels`; none yet."""
