@@ -161,7 +161,7 @@ def _penalised_move(
         uphill = m - threshold * d.sign()
         from_zero = m - torch.minimum(torch.maximum(m, -threshold), threshold)
         moved = d + step * torch.where(d == 0, from_zero, uphill).sign()
-        stops = (d * moved < 0) & (m.abs() <= threshold)
+        stops = (d.sign() * moved.sign() < 0) & (m.abs() <= threshold)
         return x + torch.where(stops, torch.zeros_like(moved), moved)
     rows = tuple(range(1, d.ndim))
     if norm == "l2":
