@@ -14,9 +14,10 @@ from hcnn_fast.reference.operations import (
     KINDS,
     content_hash,
     label_objective,
+    norm_of,
     pgd_step_,
     random_starts,
 )
 from hcnn_fast.reference.oracle import search
 
-__all__ = ["KINDS", "content_hash", "label_objective", "pgd_step_", "random_starts", "search"]
+__all__ = ["KINDS", "content_hash", "label_objective", "norm_of", "pgd_step_", "random_starts", "search"]

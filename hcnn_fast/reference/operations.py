@@ -136,7 +136,7 @@ def pgd_step_(
     upper = (x + radius).clamp_max(bounds[1])
     point.copy_(torch.minimum(torch.maximum(moved, lower), upper))
     if distance is not None:
-        distance.copy_(_distance(point - x, norm))
+        distance.copy_(norm_of(point - x, norm))
     if copy is not None:
         copy.copy_(point)
 
@@ -182,7 +182,7 @@ def _penalised_move(
     return x + torch.minimum(torch.maximum(moved, -new_level), new_level)
 
 
-def _distance(d: Tensor, norm: str) -> Tensor:
+def norm_of(d: Tensor, norm: str) -> Tensor:
     """Norm of each row of d [B, *image], sums in float64 and rounded once."""
     rows = d.flatten(1).abs()
     if not rows.shape[1]:

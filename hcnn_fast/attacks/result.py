@@ -1,0 +1,28 @@
+"""What an attack returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """The strongest point that an attack found for each of N images.
+
+    Attributes:
+        point: [N, *image].
+        value: [N] float32, the attack's objective there.
+        success: [N] bool, whether the model's prediction there is not y.
+        confidence: [N] float32, the largest probability there.
+        attempt: [N] int64, the restart that found it.
+        gradient_steps: gradient steps spent on all images.
+    """
+
+    point: Tensor
+    value: Tensor
+    success: Tensor
+    confidence: Tensor
+    attempt: Tensor
+    gradient_steps: int

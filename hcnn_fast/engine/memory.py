@@ -1,0 +1,83 @@
+"""How many candidates pass the model at once, and what happens when memory does not suffice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+# On the CPU the batch is kept small enough that the activations of a layer stay near the caches:
+# larger blocks are mapped and faulted in anew at every step.
+CPU_LAYER_BYTES = 8 << 20
+GPU_SHARE = 0.5
+LARGEST_BATCH = 8192
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that an allocation failed, on any device."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in text or "not enough memory" in text or "bad_alloc" in text
+    )
+
+
+@contextmanager
+def _saved_bytes() -> Iterator[list[int]]:
+    """Collect the size of every tensor that autograd keeps for a backward pass."""
+    sizes: list[int] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        sizes.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield sizes
+
+
+def plan_batch_size(
+    forward: Callable[[Tensor], Tensor],
+    x: Tensor,  # [N, *image], N >= 1
+) -> int:
+    """Candidates per pass, from the activations that one image leaves for its backward pass."""
+    image = x[:1].clone().requires_grad_()
+    with torch.enable_grad(), _saved_bytes() as sizes:
+        forward(image)
+    if x.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(x.device)
+        points = 8 * x[0].numel() * x.element_size()
+        return max(1, min(LARGEST_BATCH, int(GPU_SHARE * free / (2 * sum(sizes) + points))))
+    layer = max(sizes, default=x[0].numel() * x.element_size())
+    return max(1, min(LARGEST_BATCH, CPU_LAYER_BYTES // max(layer, 1)))
+
+
+def in_batches(total: int, size: int, run: Callable[[int, int], None]) -> int:
+    """Call run(begin, end) over [0, total); where memory fails, halve `size` and repeat.
+
+    A call that fails must leave nothing behind: its range is gone through again in smaller parts.
+
+    Returns:
+        The size that sufficed.
+
+    Raises:
+        RuntimeError: memory does not suffice for a batch of one; the cause is attached.
+    """
+    begin = 0
+    while begin < total:
+        end = min(total, begin + size)
+        try:
+            run(begin, end)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if size == 1:
+                raise RuntimeError("out of memory with a single candidate in the batch") from error
+            size = max(1, min(size, end - begin) // 2)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            continue
+        begin = end
+    return size

@@ -1,0 +1,91 @@
+"""A classifier made ready for a search, without touching the caller's."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hcnn_fast.config import Precision
+from hcnn_fast.engine.inputs import Classifier, as_logits
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+_WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+def resolve_precision(precision: Precision, x: Tensor) -> Precision:
+    """The arithmetic of the search: "auto" is bfloat16 where the device multiplies it natively."""
+    if precision != "auto":
+        return precision
+    if x.dtype != torch.float32:
+        return "float32"
+    if x.device.type == "cuda":
+        native = torch.cuda.get_device_capability(x.device) >= (8, 0)
+    else:
+        native = x.device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bfloat16" if native else "float32"
+
+
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode that shares the parameters' memory but asks for no gradients.
+
+    Buffers are copied, so that even a layer that updates one leaves the caller's alone.
+
+    Raises:
+        ValueError: the model cannot be copied and is in training mode.
+    """
+    memo: dict[int, Any] = {
+        id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()
+    }
+    try:
+        frozen = copy.deepcopy(model, memo)
+    except Exception as error:
+        if any(module.training for module in model.modules()):
+            raise ValueError(
+                f"model is in training mode and cannot be copied ({error}), expected model.eval()"
+            ) from error
+        return model
+    return frozen.eval()
+
+
+class PreparedModel:
+    """Logits of a classifier, in full precision or in the precision of the search.
+
+    Args:
+        model: nn.Module or callable, images [B, *image] to logits [B, C].
+        precision: "float32" (the dtype of the images), "bfloat16" or "float16" for `fast`.
+    """
+
+    def __init__(self, model: Classifier, precision: Precision) -> None:
+        self._exact: Classifier = frozen_copy(model) if isinstance(model, nn.Module) else model
+        self._fast = self._exact
+        self._dtype = DTYPES.get(precision)
+        if self._dtype is not None and isinstance(self._exact, nn.Module):
+            self._fast = self._lowered(self._exact, self._dtype)
+
+    @staticmethod
+    def _lowered(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+        """A copy whose products have their weights in `dtype` already, so no step casts them."""
+        lowered = frozen_copy(model)
+        if lowered is model:
+            return model
+        for module in lowered.modules():
+            if isinstance(module, _WEIGHTED):
+                for parameter in module.parameters(recurse=False):
+                    parameter.data = parameter.data.to(dtype)
+        return lowered
+
+    def exact(self, z: Tensor) -> Tensor:
+        """Logits [B, C] at z [B, *image] in the model's own precision."""
+        return as_logits(self._exact(z), len(z))
+
+    def fast(self, z: Tensor) -> Tensor:
+        """Logits [B, C] at z [B, *image] in the precision of the search."""
+        context: Any = contextlib.nullcontext()
+        if self._dtype is not None:
+            context = torch.autocast(z.device.type, dtype=self._dtype)
+        with context:
+            return as_logits(self._fast(z), len(z))
