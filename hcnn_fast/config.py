@@ -229,11 +229,17 @@ class SearchConfig:
             known["bounds"] = tuple(known["bounds"])
         return cls(**known)
 
-    def step_sizes(self, steps: int | None = None) -> tuple[float, ...]:
-        """Length of each gradient step of one run, in input units."""
-        count = self.steps if steps is None else steps
+    def step_sizes(self, *, second_run: bool = False) -> tuple[float, ...]:
+        """Length of each gradient step of a run, in input units.
+
+        With "decay", HCNN's second run begins with a quarter of the length and decays with the
+        square of the time left: it looks near the point that the first run found, and settles.
+        """
+        count = self.steps
         if self.schedule == "constant":
             size = 2.5 * self.radius / count if self.step_size is None else self.step_size
             return (size,) * count
         first = self.radius if self.step_size is None else self.step_size
+        if second_run:
+            return tuple(0.25 * first * (1.0 - t / count) ** 2 for t in range(count))
         return tuple(first * (1.0 - t / count) for t in range(count))

@@ -165,8 +165,9 @@ void penalised_move(T* z, const T* m, const T* x, T step, T threshold, const Ste
   }
   const T level = distance_of(z, x, s.elements, Norm::linf);
   const auto outward = [&](int64_t i) { return signed_step(z[i] - x[i], m[i]); };
+  const T near = step * T(0.0625);  // entries on the level differ from it by rounding
   const T on_level = static_cast<T>(lane_sum(s.elements, [&](int64_t i) {
-    return outward(i) >= level ? static_cast<double>(magnitude(m[i])) : 0.0;
+    return outward(i) + near >= level ? static_cast<double>(magnitude(m[i])) : 0.0;
   }));
   const T passing = static_cast<T>(lane_sum(s.elements, [&](int64_t i) {
     return outward(i) + step > level ? static_cast<double>(magnitude(m[i])) : 0.0;

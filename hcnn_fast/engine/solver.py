@@ -146,7 +146,7 @@ class Solver:
             return best
         second = Climb(
             kind="probability",
-            step_sizes=config.step_sizes(),
+            step_sizes=config.step_sizes(second_run=True),
             momentum=config.momentum,
             distance_weight=config.distance_weight,
             weighed=True,

@@ -173,7 +173,8 @@ def _penalised_move(
     level = d.abs().amax(rows, keepdim=True)
     outward = m.sign() * d
     weight = m.abs().double()
-    on_level = torch.where(outward >= level, weight, 0.0).sum(rows, keepdim=True).to(d.dtype)
+    near = step * 0.0625  # entries on the level differ from it by rounding
+    on_level = torch.where(outward + near >= level, weight, 0.0).sum(rows, keepdim=True).to(d.dtype)
     passing = torch.where(outward + step > level, weight, 0.0).sum(rows, keepdim=True).to(d.dtype)
     sunk = (level - step).clamp_min(0.0)
     new_level = torch.where(passing > threshold, level, sunk)

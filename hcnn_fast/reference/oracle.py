@@ -159,7 +159,7 @@ def _climb(
     buffer = torch.zeros_like(point) if config.momentum > 0 else None
     away = operations.norm_of(point - x, config.distance_norm)
     gathered = 0.0
-    for size in (*config.step_sizes(), None):
+    for size in (*config.step_sizes(second_run=weighed), None):
         value, gradient = _slope(model, point[0], label, kind, order)
         if config.distance_weight > 0 and kind == "log_probability":
             value = value.exp()
