@@ -1,4 +1,5 @@
-// The schemas of all operations, the build report, and the empty module whose import registers them.
+// The schemas of all operations, the build report, and the empty module whose import registers
+// them.
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 

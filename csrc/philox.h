@@ -28,8 +28,7 @@ struct PhiloxWords {
 };
 
 // Philox4x32-10 (Salmon et al. 2011).
-HCNN_FAST_HD PhiloxWords
-philox(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint64_t key) {
+HCNN_FAST_HD PhiloxWords philox(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint64_t key) {
   uint32_t k0 = static_cast<uint32_t>(key);
   uint32_t k1 = static_cast<uint32_t>(key >> 32);
   for (int round = 0; round < 10; ++round) {

@@ -74,7 +74,9 @@ def resolve(name: str, device_type: str) -> str:
     if name == "auto":
         source, name = "HCNN_FAST_BACKEND", os.environ.get("HCNN_FAST_BACKEND", "auto")
     if name == "auto":
-        return device_type if device_type in NAMES and not _unavailable(device_type) else "reference"
+        return (
+            device_type if device_type in NAMES and not _unavailable(device_type) else "reference"
+        )
     if name not in NAMES:
         raise ValueError(f"{source} is {name!r}, expected 'auto' or one of {', '.join(NAMES)}")
     reason = _unavailable(name)
@@ -96,7 +98,5 @@ def build_info() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "compiled": compiled(),
-        "backends": {
-            name: "can run" if why is None else why for name, why in reasons().items()
-        },
+        "backends": {name: "can run" if why is None else why for name, why in reasons().items()},
     }

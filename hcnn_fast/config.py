@@ -148,9 +148,9 @@ class SearchConfig:
         tolerance = _number("tolerance", self.tolerance, "a finite number >= 0")
         if not 0.0 <= tolerance < math.inf:
             raise _fail("tolerance", self.tolerance, "a finite number >= 0")
-        if self.batch_size is not None:
-            if _integer("batch_size", self.batch_size, "None or an int >= 1") < 1:
-                raise _fail("batch_size", self.batch_size, "None or an int >= 1")
+        batch = 1 if self.batch_size is None else self.batch_size
+        if _integer("batch_size", batch, "None or an int >= 1") < 1:
+            raise _fail("batch_size", batch, "None or an int >= 1")
         if not isinstance(self.keep_points, bool):
             raise TypeError(f"keep_points is {self.keep_points!r}, expected True or False")
 

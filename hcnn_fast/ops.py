@@ -124,7 +124,9 @@ def random_starts(
     backend: str = "auto",
 ) -> Tensor:  # [B, *image] contiguous
     """First point of every candidate; see `reference.random_starts`."""
-    point = torch.empty((len(image_index), *image.shape[1:]), dtype=image.dtype, device=image.device)
+    point = torch.empty(
+        (len(image_index), *image.shape[1:]), dtype=image.dtype, device=image.device
+    )
     if backends.resolve(backend, image.device.type) == "reference":
         reference.random_starts(
             image,

@@ -77,21 +77,20 @@ template <typename G, typename T>
 HCNN_FAST_HD void move_along(T* z, const G* m, const T* x, T step, const Step<T>& s) {
   for (int64_t i = 0; i < s.elements; ++i) {
     const T moved = z[i] + signed_step(step, finite<T>(widen(m[i])));
-    z[i] = clip(
-        moved, ball_lower(x[i], s.radius, s.lower), ball_upper(x[i], s.radius, s.upper));
+    z[i] = clip(moved, ball_lower(x[i], s.radius, s.lower), ball_upper(x[i], s.radius, s.upper));
   }
 }
 
 // Multiversioned entry points; target_clones does not take templates.
-#define HCNN_FAST_ROW_LOOPS(G, T)                                                         \
-  HCNN_FAST_CLONES T largest(const G* g, int64_t n, T) {                                  \
-    return largest_of<G, T>(g, n);                                                        \
-  }                                                                                       \
-  HCNN_FAST_CLONES void accumulate(T* m, const G* g, T scale, T momentum, int64_t n) {    \
-    accumulate_into<G, T>(m, g, scale, momentum, n);                                      \
-  }                                                                                       \
-  HCNN_FAST_CLONES void move(T* z, const G* m, const T* x, T step, const Step<T>& s) {    \
-    move_along<G, T>(z, m, x, step, s);                                                   \
+#define HCNN_FAST_ROW_LOOPS(G, T)                                                      \
+  HCNN_FAST_CLONES T largest(const G* g, int64_t n, T) {                               \
+    return largest_of<G, T>(g, n);                                                     \
+  }                                                                                    \
+  HCNN_FAST_CLONES void accumulate(T* m, const G* g, T scale, T momentum, int64_t n) { \
+    accumulate_into<G, T>(m, g, scale, momentum, n);                                   \
+  }                                                                                    \
+  HCNN_FAST_CLONES void move(T* z, const G* m, const T* x, T step, const Step<T>& s) { \
+    move_along<G, T>(z, m, x, step, s);                                                \
   }
 HCNN_FAST_ROW_LOOPS(float, float)
 HCNN_FAST_ROW_LOOPS(BFloat16, float)
@@ -130,8 +129,8 @@ T distance_of(const T* z, const T* x, int64_t elements, Norm norm) {
     return most;
   }
   if (norm == Norm::l1) {
-    return static_cast<T>(lane_sum(
-        elements, [&](int64_t i) { return static_cast<double>(magnitude(z[i] - x[i])); }));
+    return static_cast<T>(
+        lane_sum(elements, [&](int64_t i) { return static_cast<double>(magnitude(z[i] - x[i])); }));
   }
   return static_cast<T>(std::sqrt(lane_sum(elements, [&](int64_t i) {
     const double d = static_cast<double>(z[i] - x[i]);
@@ -143,8 +142,7 @@ T distance_of(const T* z, const T* x, int64_t elements, Norm norm) {
 template <typename T>
 void penalised_move(T* z, const T* m, const T* x, T step, T threshold, const Step<T>& s) {
   const auto place = [&](int64_t i, T moved) {
-    z[i] = clip(
-        moved, ball_lower(x[i], s.radius, s.lower), ball_upper(x[i], s.radius, s.upper));
+    z[i] = clip(moved, ball_lower(x[i], s.radius, s.lower), ball_upper(x[i], s.radius, s.upper));
   };
   if (s.norm == Norm::l1) {
     for (int64_t i = 0; i < s.elements; ++i) {

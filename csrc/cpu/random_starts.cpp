@@ -59,13 +59,7 @@ void run(
       if (s[b] != 0) {
         const uint64_t key = start_key(static_cast<uint64_t>(hash[row[b]]), seed);
         start_row(
-            from,
-            to,
-            elements,
-            key,
-            static_cast<uint32_t>(l[b]),
-            static_cast<uint32_t>(s[b]),
-            box);
+            from, to, elements, key, static_cast<uint32_t>(l[b]), static_cast<uint32_t>(s[b]), box);
         continue;
       }
       for (int64_t i = 0; i < elements; ++i) {

@@ -114,9 +114,7 @@ def _run(
 
     def run(begin: int, end: int) -> None:
         part = slice(begin, end)
-        point[part], value[part] = ascend(
-            prepared.fast, candidates.part(begin, end), ball, climb
-        )
+        point[part], value[part] = ascend(prepared.fast, candidates.part(begin, end), ball, climb)
         with torch.no_grad():
             logits = check_finite(prepared.exact(point[part]))
         prediction[part] = logits.argmax(1)

@@ -40,9 +40,7 @@ def approach(
     gradient = None
     for step in range(steps + 1):
         if step < steps:
-            value, gradient = slope(
-                forward, point, candidates.label, "log_odds", 1.0, ball.backend
-            )
+            value, gradient = slope(forward, point, candidates.label, "log_odds", 1.0, ball.backend)
         else:
             with torch.no_grad():
                 value, _ = objective(

@@ -20,4 +20,12 @@ from hcnn_fast.reference.operations import (
 )
 from hcnn_fast.reference.oracle import search
 
-__all__ = ["KINDS", "content_hash", "label_objective", "norm_of", "pgd_step_", "random_starts", "search"]
+__all__ = [
+    "KINDS",
+    "content_hash",
+    "label_objective",
+    "norm_of",
+    "pgd_step_",
+    "random_starts",
+    "search",
+]

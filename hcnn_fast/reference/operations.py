@@ -6,8 +6,10 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+Words = NDArray[np.uint64]
 KINDS = (
     "probability",
     "log_probability",
@@ -30,9 +32,10 @@ def label_objective(
     """Write an objective of each row and its gradient with respect to the logits.
 
     With F = softmax(Z), l the label, k the other classes:
-    probability F_l; log_probability log F_l; cross_entropy -log F_l; log_odds Z_l - log sum_k e^Z_k,
-    which is logit(F_l); margin Z_l - max_k Z_k (the first maximiser takes the gradient);
-    negative_entropy -H_order(F), Shannon for order 1, Renyi otherwise (Wu et al. 2018, section 4.1).
+    probability F_l; log_probability log F_l; cross_entropy -log F_l;
+    log_odds Z_l - log sum_k e^Z_k, which is logit(F_l);
+    margin Z_l - max_k Z_k (the first maximiser takes the gradient);
+    negative_entropy -H_order(F), Shannon for order 1, Renyi otherwise (Wu et al. 2018, sec. 4.1).
     """
     z = logits.double()
     target = torch.nn.functional.one_hot(labels, z.shape[1]).to(z.dtype)
@@ -195,7 +198,7 @@ def norm_of(d: Tensor, norm: str) -> Tensor:
     return rows.double().square().sum(1).sqrt().to(d.dtype)
 
 
-def _mix(bits: np.ndarray) -> np.ndarray:
+def _mix(bits: Words) -> Words:
     """The splitmix64 finaliser (Steele, Lea, Flood 2014), on uint64."""
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -216,7 +219,7 @@ def content_hash(image: Tensor, *, out: Tensor) -> None:
     out.copy_(torch.from_numpy(total.view(np.int64)))
 
 
-def _philox(counter: list[np.ndarray], key: list[np.ndarray]) -> list[np.ndarray]:
+def _philox(counter: list[Words], key: list[Words]) -> list[Words]:
     """Philox4x32-10 (Salmon et al. 2011): four words per counter, all arrays uint64 below 2^32."""
     low = np.uint64(0xFFFFFFFF)
     shift = np.uint64(32)
@@ -261,7 +264,7 @@ def random_starts(
             point[b] = torch.minimum(torch.maximum(x, lower), upper)
             continue
         content = np.array(int(image_hash[image_index[b]]), dtype=np.int64).view(np.uint64)
-        key = _mix((content ^ _mix(np.array([seed], dtype=np.uint64))))
+        key = _mix(content ^ _mix(np.array([seed], dtype=np.uint64)))
         block = np.arange((elements + 3) // 4, dtype=np.uint64)
         tag = [np.full_like(block, int(v)) for v in (label[b], start[b], 0)]
         words = np.stack(_philox([block, *tag], [key & low, key >> np.uint64(32)]), 1)

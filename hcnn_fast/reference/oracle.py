@@ -39,10 +39,9 @@ def search(model: Classifier, x: Tensor, config: SearchConfig) -> SearchResult:
     from hcnn_fast.search import SearchResult
 
     low, high = config.bounds
-    rows: list[dict[str, Tensor]] = []
-    for image in x.detach().clamp(low, high):
-        rows.append(_search_image(model, image, config))
-    columns = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    images = x.detach().clamp(low, high) if len(x) else x.new_full((1, *x.shape[1:]), low)
+    rows = [_search_image(model, image, config) for image in images]
+    columns = {name: torch.stack([row[name] for row in rows])[: len(x)] for name in rows[0]}
     tried = columns["labels"].shape[1]
     phases = 2 if config.objective == "ncn" or config.distance_weight > 0 else 1
     steps = tried * config.starts * config.steps * phases
