@@ -57,7 +57,12 @@ def pgd(
         starts: restarts per image.
         objective: what rises: "cross_entropy" -log F_y, "margin" max_k Z_k - Z_y over k != y, or
             "log_odds" -logit(F_y), the cross entropy's direction without its vanishing gradient.
-        momentum, seed, bounds, precision, backend, batch_size: as in `SearchConfig`.
+        momentum: factor in [0, 1) on the accumulated gradient.
+        seed: seed of the random starts.
+        bounds: smallest and largest value that an input may take.
+        precision: arithmetic of the model in the attack; the answer is scored in float32.
+        backend: implementation of the fused operations.
+        batch_size: largest number of runs that pass the model at once; None: planned.
 
     Raises:
         TypeError, ValueError: an argument is not usable; the message names it.

@@ -1,0 +1,93 @@
+# Everything needed on a fresh machine: `make demo` or `make test`. `make help` lists the rest.
+#
+#   PYTHON  the Python (>= 3.10) that makes the virtual environment   [python3]
+#   VENV    the virtual environment that is made and used             [.venv]
+#
+# In an environment of your own, run the commands of CONTRIBUTING.md by hand instead.
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CPP := $(foreach kind,h cpp cuh cu,$(wildcard csrc/*.$(kind) csrc/*/*.$(kind)))
+SOURCES := pyproject.toml setup.py $(CPP)
+# A stamp's name says what it stands for; it is as old as the last successful installation.
+TORCH := $(VENV)/.stamp-torch
+PACKAGE := $(VENV)/.stamp-package
+DEV := $(VENV)/.stamp-dev
+RIVALS := $(VENV)/.stamp-bench
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format bench gpu-check clean
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+install: $(PACKAGE) ## set up the virtual environment and build the extension
+
+demo: $(PACKAGE) ## set up, then defend sample images; pictures go to out/
+	$(BIN)/hcnn-fast demo
+
+test: $(PACKAGE) ## set up, then run the whole test suite
+	HCNN_FAST_REQUIRED_BACKENDS=cpu $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(DEV) ## check format, style and types of Python and C++
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+
+format: $(DEV) ## rewrite Python and C++ in the house format
+	$(BIN)/ruff check --select I --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+bench: $(RIVALS) ## run the benchmarks; results go to out/bench.json
+	mkdir -p out
+	$(BIN)/python -m pytest bench -W default --benchmark-only --benchmark-json=out/bench.json $(BENCH_ARGS)
+
+gpu-check: ## on a machine with a GPU and torch: build with CUDA, test, test under compute-sanitizer
+	@command -v "$(PYTHON)" >/dev/null || { echo "gpu-check: $(PYTHON) is not found" >&2; exit 1; }
+	@"$(PYTHON)" -c "import sys, importlib.util as u; u.find_spec('torch') or sys.exit('gpu-check: this python3 has no torch; activate an environment that has')"
+	@"$(PYTHON)" -c "import sys, torch; torch.cuda.is_available() or sys.exit('gpu-check: torch sees no CUDA device')"
+	HCNN_FAST_BUILD_CUDA=1 "$(PYTHON)" -m pip install --quiet --no-index --no-deps --no-build-isolation -e .
+	HCNN_FAST_REQUIRED_BACKENDS=cpu,cuda "$(PYTHON)" -m pytest $(PYTEST_ARGS)
+	@if command -v compute-sanitizer >/dev/null; then \
+	  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --error-exitcode 99 \
+	    "$(PYTHON)" -m pytest -m sanitizer -p no:cacheprovider \
+	  || { [ $$? -eq 5 ] && echo "gpu-check: no test is marked 'sanitizer'"; }; \
+	else \
+	  echo "gpu-check: compute-sanitizer is not found, its run is left out"; \
+	fi
+
+clean: ## remove what was built, but neither the virtual environment nor out/
+	rm -rf build dist *.egg-info hcnn_fast/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find hcnn_fast kernels tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -f $(PACKAGE) $(DEV) $(RIVALS)
+
+# torch first and apart: the extension is built against the torch that runs.
+$(TORCH):
+	@command -v "$(PYTHON)" >/dev/null || { echo "make: $(PYTHON) is not found; set PYTHON" >&2; exit 1; }
+	@"$(PYTHON)" -c "import sys; sys.version_info >= (3, 10) or sys.exit('make: $(PYTHON) is Python %d.%d, need 3.10 or newer; set PYTHON' % sys.version_info[:2])"
+	@"$(PYTHON)" -c "import ensurepip, venv" 2>/dev/null || { echo "make: $(PYTHON) cannot make virtual environments (Debian: apt install python3-venv)" >&2; exit 1; }
+	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	$(PIP) install --upgrade pip "setuptools>=77" wheel ninja
+	$(PIP) install "torch>=2.11" torchvision
+	touch $@
+
+$(PACKAGE): $(TORCH) $(SOURCES)
+	$(PIP) install --quiet --no-build-isolation -e ".[cli,test]"
+	touch $@
+
+$(DEV): $(PACKAGE)
+	$(PIP) install --quiet --no-build-isolation -e ".[cli,test,dev]"
+	touch $@
+
+$(RIVALS): $(PACKAGE)
+	$(PIP) install --quiet --no-build-isolation -e ".[cli,test,bench]"
+	touch $@

@@ -1,0 +1,89 @@
+"""The whole search on the shipped model, beside its reference and beside what users loop over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import hcnn_fast as hf
+from hcnn_fast import data, models
+
+CLASSES = 10
+RADIUS = 0.05
+REFERENCE_LIMIT = 1e-4  # largest difference in value from the reference, on any image
+
+CASES = [(1, 20), (64, 20), (256, 20)]
+IDS = [f"cpu-fashion-N{n}-L10-S1-K{k}" for n, k in CASES]
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return models.load("fashion-adversarial").eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:  # [N, 1, 28, 28]
+    return data.load("fashion-mnist-sample", "test").scaled()
+
+
+def label_loop_torchattacks(
+    model: nn.Module,
+    x: Tensor,  # [N, 1, 28, 28]
+    steps: int,
+) -> Tensor:  # [N, C] confidence reached for each label
+    """Targeted PGD of torchattacks once per label, all images in its batch: the usual way."""
+    torchattacks = pytest.importorskip("torchattacks")
+    attack = torchattacks.PGD(
+        model, eps=RADIUS, alpha=2.5 * RADIUS / steps, steps=steps, random_start=False
+    )
+    attack.set_mode_targeted_by_label(quiet=True)
+    reached = []
+    for label in range(CLASSES):
+        z = attack(x, torch.full((len(x),), label))
+        with torch.no_grad():
+            reached.append(torch.softmax(model(z), 1)[:, label])
+    return torch.stack(reached, 1)
+
+
+def _record(benchmark: Any, images: int, steps: int) -> None:
+    units = images * CLASSES * steps
+    benchmark.extra_info["microseconds_per_gradient_step"] = (
+        1e6 * benchmark.stats.stats.median / units
+    )
+
+
+@pytest.mark.benchmark(group="search")
+@pytest.mark.parametrize(("count", "steps"), CASES, ids=IDS)
+def bench_search(benchmark: Any, model: nn.Module, images: Tensor, count: int, steps: int) -> None:
+    config = hf.SearchConfig.mcn(RADIUS, steps=steps)
+    benchmark.pedantic(hf.search, args=(model, images[:count], config), rounds=5, warmup_rounds=1)
+    _record(benchmark, count, steps)
+
+
+@pytest.mark.benchmark(group="search")
+@pytest.mark.parametrize(("count", "steps"), CASES, ids=IDS)
+def bench_torchattacks(
+    benchmark: Any, model: nn.Module, images: Tensor, count: int, steps: int
+) -> None:
+    benchmark.pedantic(
+        label_loop_torchattacks, args=(model, images[:count], steps), rounds=5, warmup_rounds=1
+    )
+    _record(benchmark, count, steps)
+
+
+@pytest.mark.benchmark(group="search")
+def bench_reference(benchmark: Any, model: nn.Module, images: Tensor) -> None:
+    """Time the reference once and compare every image with the fast search."""
+    x = images[:256]
+    config = hf.SearchConfig.mcn(RADIUS, steps=20)
+    expected = benchmark.pedantic(hf.reference.search, args=(model, x, config), rounds=1)
+    _record(benchmark, len(x), config.steps)
+    found = hf.search(model, x, config)
+    difference = (found.value - expected.value).abs()
+    benchmark.extra_info["other_winners"] = int((found.label != expected.label).sum())
+    benchmark.extra_info["largest_value_difference"] = float(difference.max())
+    benchmark.extra_info["median_value_difference"] = float(difference.median())
+    assert float(difference.max()) <= REFERENCE_LIMIT
