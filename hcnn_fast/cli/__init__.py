@@ -1,0 +1,1 @@
+"""The command line, `hcnn-fast`; it needs the extra `cli` (typer, rich, matplotlib, ...)."""

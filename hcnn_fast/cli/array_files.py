@@ -1,0 +1,208 @@
+"""Images in `.npy` and `.npz` files, read a few rows at a time."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy
+import torch
+from torch import Tensor
+
+from hcnn_fast.cli.failures import FailedRun, WrongUsage
+
+Layout = Literal["auto", "nchw", "nhwc", "nhw", "none"]
+LAYOUT_RANKS = {"nchw": 4, "nhwc": 4, "nhw": 3}
+SLACK = 1e-6  # values this far outside the bounds are clipped by the search
+
+
+@dataclass(frozen=True)
+class ArrayFile:
+    """An array on disk, of which the first axis counts images.
+
+    Attributes:
+        path: the file.
+        key: name of the array inside an `.npz` file; None for `.npy`.
+        shape: shape on disk.
+        dtype: type on disk.
+        layout: how the axes are read; never "auto".
+    """
+
+    path: Path
+    key: str | None
+    shape: tuple[int, ...]
+    dtype: numpy.dtype[Any]
+    layout: Layout
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of one image as the model gets it."""
+        size = self.shape[1:]
+        if self.layout == "nhwc":
+            return (size[2], size[0], size[1])
+        return (1, *size) if self.layout == "nhw" else size
+
+    @property
+    def label(self) -> str:
+        """The file, and the array in it, for messages."""
+        return str(self.path) if self.key is None else f"{self.path}[{self.key}]"
+
+    def rows(self, count: int, limit: int, bounds: tuple[float, float]) -> Iterator[Tensor]:
+        """Consecutive groups of `count` images, float32 [n, *image], up to `limit` images.
+
+        Raises:
+            FailedRun: the file ends early or is corrupt.
+            WrongUsage: a value is not finite or outside the bounds.
+        """
+        first = 0
+        for block in _blocks(self, count, limit):
+            yield _as_images(self, block, first, bounds)
+            first += len(block)
+
+
+def open_array(
+    path: Path,
+    *,
+    key: str | None,
+    layout: Layout,
+    expected: tuple[int, ...] | None,
+) -> ArrayFile:
+    """Read an array's header and settle its layout.
+
+    "auto" takes [N, C, H, W] or [N, H, W, C], whichever gives the model's image shape (the first
+    if both do; without a known shape the axis of length 1 or 3 is C), [N, H, W] as one channel,
+    and any other rank as it is.
+
+    Raises:
+        WrongUsage: no array, an unsuitable type or shape, or an unknown key.
+    """
+    try:
+        if path.suffix == ".npz":
+            key, shape, dtype = _npz_header(path, key)
+        else:
+            if key is not None:
+                raise WrongUsage(f"--key {key} is for .npz files, and {path} is none")
+            mapped = numpy.load(path, mmap_mode="r", allow_pickle=False)
+            shape, dtype = mapped.shape, mapped.dtype
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise FailedRun(f"{path} is not a readable array file ({error})") from error
+    name = str(path) if key is None else f"{path}[{key}]"
+    if dtype != numpy.uint8 and dtype.kind != "f":
+        raise WrongUsage(
+            f"{name} holds {dtype}; expected uint8 (0 to 255) or floats within the bounds"
+        )
+    if len(shape) < 2:
+        raise WrongUsage(
+            f"{name} has shape {shape}, expected [N, C, H, W], [N, H, W, C], [N, H, W]"
+        )
+    settled = _settle(name, shape, layout, expected)
+    array = ArrayFile(path, key, shape, dtype, settled)
+    if expected is not None and array.image_shape != expected:
+        raise WrongUsage(
+            f"{name} has shape {shape}, so images of {_times(array.image_shape)};"
+            f" the model takes {_times(expected)}"
+        )
+    return array
+
+
+def _settle(
+    name: str, shape: tuple[int, ...], layout: Layout, expected: tuple[int, ...] | None
+) -> Layout:
+    if layout != "auto":
+        if len(shape) != LAYOUT_RANKS.get(layout, len(shape)):
+            raise WrongUsage(f"{name} has shape {shape}, which --layout {layout} does not fit")
+        return layout
+    if len(shape) == 3 and shape[1:] != expected:
+        return "nhw"
+    if len(shape) != 4:
+        return "none"
+    if expected is not None:
+        last = (shape[3], shape[1], shape[2])
+        return "nhwc" if shape[1:] != expected and last == expected else "nchw"
+    if shape[1] in (1, 3):
+        return "nchw"
+    if shape[3] in (1, 3):
+        return "nhwc"
+    raise WrongUsage(f"{name} has shape {shape}: which axis is the channel? Give --layout")
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _npz_header(path: Path, key: str | None) -> tuple[str, tuple[int, ...], numpy.dtype[Any]]:
+    with zipfile.ZipFile(path) as archive:
+        keys = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        if key is None and len(keys) != 1:
+            raise WrongUsage(f"{path} holds {', '.join(keys) or 'no array'}; choose with --key")
+        chosen = keys[0] if key is None else key
+        if chosen not in keys:
+            raise WrongUsage(f"{path} has no array {chosen!r}; it holds {', '.join(keys)}")
+        with archive.open(f"{chosen}.npy") as member:
+            shape, _, dtype = _read_header(member)
+    return chosen, shape, dtype
+
+
+def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, numpy.dtype[Any]]:
+    version = numpy.lib.format.read_magic(stream)
+    if version == (1, 0):
+        return numpy.lib.format.read_array_header_1_0(stream)
+    return numpy.lib.format.read_array_header_2_0(stream)
+
+
+def _blocks(array: ArrayFile, count: int, limit: int) -> Iterator[numpy.ndarray[Any, Any]]:
+    """Groups of rows as they are on disk; a compressed row-major array is never held whole."""
+    total = min(limit, array.shape[0])
+    starts = range(0, total, count)
+    if array.key is None:
+        mapped = numpy.load(array.path, mmap_mode="r", allow_pickle=False)
+        for start in starts:
+            yield numpy.array(mapped[start : min(start + count, total)])
+        return
+    try:
+        with zipfile.ZipFile(array.path) as archive, archive.open(f"{array.key}.npy") as member:
+            _, column_major, _ = _read_header(member)
+            if column_major:
+                whole = numpy.load(array.path, allow_pickle=False)[array.key]
+                for start in starts:
+                    yield whole[start : min(start + count, total)]
+                return
+            row_bytes = array.dtype.itemsize * int(numpy.prod(array.shape[1:]))
+            for start in starts:
+                size = min(count, total - start)
+                data = member.read(size * row_bytes)
+                if len(data) != size * row_bytes:
+                    row = start + len(data) // row_bytes
+                    raise FailedRun(f"{array.label} ends early, in image {row}")
+                yield numpy.frombuffer(data, array.dtype).reshape(size, *array.shape[1:])
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise FailedRun(f"{array.label} is corrupt ({error})") from error
+
+
+def _as_images(
+    array: ArrayFile,
+    block: numpy.ndarray[Any, Any],
+    first: int,
+    bounds: tuple[float, float],
+) -> Tensor:  # [n, *image] float32
+    low, high = bounds
+    if block.dtype == numpy.uint8:
+        values = torch.from_numpy(block.astype(numpy.float32) / numpy.float32(255.0))
+        values = values.mul_(high - low).add_(low).clamp_(low, high)
+    else:
+        values = torch.from_numpy(block.astype(numpy.float32))
+        inside = (values >= low - SLACK) & (values <= high + SLACK)  # False for NaN too
+        if not inside.all():
+            row = int(inside.flatten(1).all(1).logical_not().nonzero()[0])
+            worst = float(values[row][~inside[row]].flatten()[0])
+            raise WrongUsage(
+                f"{array.label}: image {first + row} holds the value {worst:g}, expected values"
+                f" within [{low:g}, {high:g}] (--bounds) or uint8"
+            )
+    if array.layout == "nhwc":
+        return values.permute(0, 3, 1, 2).contiguous()
+    return values[:, None] if array.layout == "nhw" else values

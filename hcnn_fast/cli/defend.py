@@ -1,0 +1,238 @@
+"""`hcnn-fast defend`: predictions at the most confident point around each image, as rows."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hcnn_fast.cli.array_files import Layout
+from hcnn_fast.cli.classifiers import check_backend, choose_device
+from hcnn_fast.cli.defend_run import Calibration, DefendRequest, run_defend
+from hcnn_fast.cli.failures import WrongUsage
+from hcnn_fast.cli.inputs import InputOptions
+from hcnn_fast.config import BackendName, Norm, Objective, Precision, Schedule, SearchConfig
+
+SEARCH, INPUT, ANSWER, RESULT = "Search", "Input and model", "Rejection", "Result"
+
+
+def defend(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="A PNG or JPEG file, a folder of them, a .npy or .npz array, or a data set and"
+            " its split such as fashion-mnist:test.",
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="A shipped model, or module:factory of a function that makes one.",
+            rich_help_panel=INPUT,
+        ),
+    ] = "fashion-adversarial",
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="Weights for the model: .safetensors, or a torch file of a state dict.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(help="Array of an .npz file.", rich_help_panel=INPUT)
+    ] = None,
+    layout: Annotated[
+        Layout,
+        typer.Option(
+            help="Axes of an array. auto: N,C,H,W or N,H,W,C, whichever the model takes, and N,H,W"
+            " as one channel; none: as they are.",
+            rich_help_panel=INPUT,
+        ),
+    ] = "auto",
+    bounds: Annotated[
+        tuple[float, float],
+        typer.Option(help="Values of black and white for the model.", rich_help_panel=INPUT),
+    ] = (0.0, 1.0),
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="First so many images.", rich_help_panel=INPUT)
+    ] = None,
+    resize: Annotated[
+        bool, typer.Option("--resize", help="Fit images of another size.", rich_help_panel=INPUT)
+    ] = False,
+    convert: Annotated[
+        bool,
+        typer.Option(
+            "--convert", help="Make grey of colour, drop transparency.", rich_help_panel=INPUT
+        ),
+    ] = False,
+    skip_bad: Annotated[
+        bool,
+        typer.Option(
+            "--skip-bad", help="Write an error row for an unusable image.", rich_help_panel=INPUT
+        ),
+    ] = False,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Folder of the data sets.", rich_help_panel=INPUT)
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch a missing data set.", rich_help_panel=INPUT)
+    ] = False,
+    objective: Annotated[
+        Objective, typer.Option(help="What is sought.", rich_help_panel=SEARCH)
+    ] = "mcn",
+    radius: Annotated[
+        float, typer.Option(help="l_inf radius that is searched.", rich_help_panel=SEARCH)
+    ] = 0.05,
+    distance_weight: Annotated[
+        float | None, typer.Option(help="lambda of hcnn.", rich_help_panel=SEARCH)
+    ] = None,
+    distance_norm: Annotated[
+        Norm, typer.Option(help="Norm of hcnn and ncn.", rich_help_panel=SEARCH)
+    ] = "linf",
+    confidence: Annotated[
+        float | None, typer.Option(help="p of ncn.", rich_help_panel=SEARCH)
+    ] = None,
+    order: Annotated[
+        float | None,
+        typer.Option(help="Order of entropy; 1 (Shannon) if not given.", rich_help_panel=SEARCH),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Gradient steps.", rich_help_panel=SEARCH)] = 20,
+    step_size: Annotated[
+        float | None, typer.Option(help="Length of the first step.", rich_help_panel=SEARCH)
+    ] = None,
+    momentum: Annotated[
+        float, typer.Option(help="Share of the last step kept.", rich_help_panel=SEARCH)
+    ] = 0.75,
+    schedule: Annotated[
+        Schedule, typer.Option(help="Lengths of the steps.", rich_help_panel=SEARCH)
+    ] = "decay",
+    starts: Annotated[int, typer.Option(help="Runs per label.", rich_help_panel=SEARCH)] = 1,
+    seed: Annotated[int, typer.Option(help="Of further starts.", rich_help_panel=SEARCH)] = 0,
+    labels: Annotated[
+        int | None,
+        typer.Option(
+            help="Try the so many likeliest labels; all if not given.", rich_help_panel=SEARCH
+        ),
+    ] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="Arithmetic of the search.", rich_help_panel=SEARCH)
+    ] = "float32",
+    backend: Annotated[
+        BackendName, typer.Option(help="Implementation.", rich_help_panel=SEARCH)
+    ] = "auto",
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:1; auto: CUDA if any.", rich_help_panel=SEARCH)
+    ] = "auto",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Candidates per pass; planned if not given.", rich_help_panel=SEARCH),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Reject answers of less confidence.", rich_help_panel=ANSWER),
+    ] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATASET:SPLIT",
+            help="Set the threshold on the last images of a split.",
+            rich_help_panel=ANSWER,
+        ),
+    ] = None,
+    calibrate_limit: Annotated[
+        int, typer.Option(min=1, help="So many of them.", rich_help_panel=ANSWER)
+    ] = 1000,
+    tpr: Annotated[
+        float,
+        typer.Option(help="Share of right answers that stay accepted.", rich_help_panel=ANSWER),
+    ] = 0.99,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="File for the rows: .jsonl, .csv or .parquet. JSON lines on standard output if"
+            " not given.",
+            rich_help_panel=RESULT,
+        ),
+    ] = None,
+    points: Annotated[
+        Path | None,
+        typer.Option(help=".npy file for the points found.", rich_help_panel=RESULT),
+    ] = None,
+    json_summary: Annotated[
+        bool,
+        typer.Option("--json", help="Summary as JSON on standard output.", rich_help_panel=RESULT),
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="No progress, no summary.", rich_help_panel=RESULT)
+    ] = False,
+) -> None:
+    """Predict, or reject, at the most confident point around each image.
+
+    One row per image: index, name, label (-1 where rejected), class_name, confidence, accepted,
+    base_label, base_confidence, value (the objective attained), winner (the label whose run won),
+    true_label where the data set knows it, and error.
+
+    Exit code 0: all rows written; 1: failed on the way; 2: wrong usage; 130: interrupted. What was
+    written by then is valid and kept as <name>.partial<suffix>.
+    """
+    if threshold is not None and calibrate is not None:
+        raise WrongUsage("--threshold and --calibrate exclude each other")
+    if json_summary and output is None:
+        raise WrongUsage("--json needs --output: standard output carries the rows")
+    if objective == "hcnn" and distance_weight is None:
+        raise WrongUsage("--objective hcnn needs --distance-weight")
+    if objective == "ncn" and confidence is None:
+        raise WrongUsage("--objective ncn needs --confidence")
+    config = SearchConfig(
+        objective=objective,
+        radius=radius,
+        distance_weight=distance_weight or 0.0,
+        distance_norm=distance_norm,
+        confidence=confidence,
+        order=1.0 if order is None and objective == "entropy" else order,
+        steps=steps,
+        step_size=step_size,
+        momentum=momentum,
+        schedule=schedule,
+        starts=starts,
+        seed=seed,
+        labels=labels,
+        bounds=bounds,
+        precision=precision,
+        backend=backend,
+        batch_size=batch_size,
+    )
+    where = choose_device(device)
+    check_backend(backend, where)
+    request = DefendRequest(
+        source=source,
+        model=model,
+        checkpoint=checkpoint,
+        device=where,
+        config=config,
+        reading=InputOptions(
+            bounds=config.bounds,
+            limit=limit,
+            key=key,
+            layout=layout,
+            resize=resize,
+            convert=convert,
+            skip_bad=skip_bad,
+            data_root=data_root,
+            download=download,
+        ),
+        threshold=threshold,
+        calibration=None if calibrate is None else Calibration(calibrate, calibrate_limit, tpr),
+        output=output,
+        points=points,
+        quiet=quiet,
+    )
+    report = run_defend(request)
+    if json_summary:
+        print(json.dumps(report.to_dict(), indent=2, allow_nan=False))
+    if not quiet:
+        print(report.sentence(), file=sys.stderr)

@@ -1,0 +1,78 @@
+"""`hcnn-fast info`: versions, backends, shipped models and data sets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hcnn_fast import data, models
+from hcnn_fast.backends import build_info
+from hcnn_fast.cli.failures import one_line
+from hcnn_fast.models.registry import TRAINED
+
+
+def info(
+    data_root: Annotated[Path | None, typer.Option(help="Folder of the data sets.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Show versions, what was compiled, which backends can run, models and data sets."""
+    found = {
+        "build": build_info(),
+        "models": {name: _card(name) for name in TRAINED},
+        "datasets": {name: _splits(name, data_root) for name in data.NAMES},
+        "data_root": str(data.data_root(data_root)),
+    }
+    if json_output:
+        print(json.dumps(found, indent=2))
+        return
+    console = Console()
+    for title, entries in _sections(found):
+        table = Table(title=title, title_justify="left", show_header=False)
+        for name, value in entries.items():
+            table.add_row(Text(name), Text(value))
+        console.print(table)
+
+
+def _card(name: str) -> dict[str, Any]:
+    try:
+        return models.card(name)
+    except (OSError, ValueError) as error:
+        return {"missing": one_line(str(error))}
+
+
+def _splits(name: str, root: Path | None) -> dict[str, Any]:
+    """Number of images of each split, or why it cannot be read."""
+    found: dict[str, Any] = {}
+    for split in ("test",) if name.endswith("-sample") else ("train", "test"):
+        try:
+            found[split] = len(data.load(name, split, root))
+        except (OSError, ValueError, ImportError) as error:
+            found[split] = one_line(str(error))
+    return found
+
+
+def _sections(found: dict[str, Any]) -> list[tuple[str, dict[str, str]]]:
+    build = dict(found["build"])
+    sections = [("Backends", {k: str(v) for k, v in build.pop("backends").items()})]
+    compiled = build.pop("compiled")
+    versions = {name: str(value) for name, value in build.items()}
+    versions |= {f"compiled: {name}": str(value) for name, value in compiled.items()}
+    sections.insert(0, ("Versions", versions))
+    for name, card in found["models"].items():
+        sections.append((f"Model {name}", {key: _plain(value) for key, value in card.items()}))
+    splits = {
+        f"{name}:{split}": f"{size} images" if isinstance(size, int) else size
+        for name, sizes in found["datasets"].items()
+        for split, size in sizes.items()
+    }
+    return [*sections, (f"Data sets in {found['data_root']}", splits)]
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

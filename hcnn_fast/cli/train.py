@@ -1,0 +1,202 @@
+"""`hcnn-fast train`: a classifier trained on images, or on the worst points near them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hcnn_fast.cli.train_run import TrainRequest, run_train, summary
+from hcnn_fast.training.recipe import Method, Recipe, TrainingPrecision
+
+DATA, RECIPE, RESULT = "Data and model", "Recipe", "Result"
+
+
+def train(
+    method: Annotated[
+        Method,
+        typer.Argument(
+            metavar="METHOD",
+            help="adversarial: on the worst point of each image's ball; natural: on the images.",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for checkpoint.pt, model.safetensors and its card model.json.",
+            rich_help_panel=RESULT,
+        ),
+    ],
+    data: Annotated[
+        str, typer.Option(help="Data set to train on.", rich_help_panel=DATA)
+    ] = "fashion-mnist",
+    data_root: Annotated[
+        Path | None, typer.Option(help="Folder of the data sets.", rich_help_panel=DATA)
+    ] = None,
+    download: Annotated[
+        bool, typer.Option(help="Fetch a missing data set.", rich_help_panel=DATA)
+    ] = False,
+    images: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Take the first so many images only; a tenth of them, at most"
+            " --validation-images, is held out.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="small-cnn, resnet18, wide-resnet-32-10, or module:factory.",
+            rich_help_panel=DATA,
+        ),
+    ] = "small-cnn",
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Passes over the images.", rich_help_panel=RECIPE)
+    ] = 18,
+    radius: Annotated[
+        float,
+        typer.Option(
+            help="l_inf radius of the attack, in training (adversarial) and in the final test.",
+            rich_help_panel=RECIPE,
+        ),
+    ] = 0.1,
+    attack_steps: Annotated[
+        int, typer.Option(min=1, help="Steps of the attack at the end.", rich_help_panel=RECIPE)
+    ] = 5,
+    first_attack_steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Steps of the attack in the first epoch, rising over two thirds of all epochs;"
+            " --attack-steps throughout if not given.",
+            rich_help_panel=RECIPE,
+        ),
+    ] = None,
+    attack_step_size: Annotated[
+        float | None,
+        typer.Option(
+            help="Length of its steps as a share of the radius; 2.5 / steps if not given.",
+            rich_help_panel=RECIPE,
+        ),
+    ] = None,
+    radius_warmup_epochs: Annotated[
+        float,
+        typer.Option(min=0.0, help="Epochs in which the radius grows.", rich_help_panel=RECIPE),
+    ] = 0.0,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Images of a step.", rich_help_panel=RECIPE)
+    ] = 128,
+    learning_rate: Annotated[
+        float, typer.Option(help="Largest learning rate.", rich_help_panel=RECIPE)
+    ] = 0.1,
+    weight_decay: Annotated[
+        float, typer.Option(help="L2 weight on kernels.", rich_help_panel=RECIPE)
+    ] = 2e-4,
+    average_decay: Annotated[
+        float, typer.Option(help="Of the average of weights; 0: none.", rich_help_panel=RECIPE)
+    ] = 0.999,
+    flip: Annotated[
+        bool, typer.Option(help="Mirror half of the images.", rich_help_panel=RECIPE)
+    ] = True,
+    shift: Annotated[
+        int,
+        typer.Option(min=0, help="Move images by up to so many pixels.", rich_help_panel=RECIPE),
+    ] = 0,
+    validation_images: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Training images held out to choose the epoch.", rich_help_panel=RECIPE
+        ),
+    ] = 2000,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Stop after so many epochs without a better one.", rich_help_panel=RECIPE
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything.", rich_help_panel=RECIPE)] = 0,
+    precision: Annotated[
+        TrainingPrecision,
+        typer.Option(
+            help="Arithmetic; auto: bfloat16 where the hardware is made for it.",
+            rich_help_panel=RECIPE,
+        ),
+    ] = "auto",
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:1; auto: CUDA if any.", rich_help_panel=RECIPE)
+    ] = "auto",
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on from OUTPUT's checkpoint.", rich_help_panel=RESULT),
+    ] = False,
+    test_images: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Test images that the result is measured on.", rich_help_panel=RESULT
+        ),
+    ] = 1000,
+    test_restarts: Annotated[
+        int, typer.Option(min=1, help="Restarts of PGD-50 on them.", rich_help_panel=RESULT)
+    ] = 1,
+    json_card: Annotated[
+        bool,
+        typer.Option("--json", help="The card as JSON on standard output.", rich_help_panel=RESULT),
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="No progress, no summary.", rich_help_panel=RESULT)
+    ] = False,
+) -> None:
+    """Train a classifier; adversarial training is that of Madry et al. (2018).
+
+    A checkpoint is written after every epoch; Ctrl-C leaves the last one, and --resume with the
+    same options goes on from it to the same result. The epoch that does best under attack on
+    held-out training images is kept, then measured on the test set.
+
+    Exit code 0: weights and card written; 1: failed on the way; 2: wrong usage; 130: interrupted.
+    """
+    if images is not None:
+        validation_images = min(validation_images, images // 10)
+    recipe = Recipe(
+        method=method,
+        radius=radius if method == "adversarial" else 0.0,
+        attack_steps=attack_steps,
+        first_attack_steps=first_attack_steps,
+        attack_ramp_epochs=0 if first_attack_steps is None else max(1, 2 * epochs // 3),
+        attack_step_size=attack_step_size,
+        radius_warmup_epochs=radius_warmup_epochs,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        average_decay=average_decay,
+        flip=flip,
+        shift=shift,
+        validation_images=validation_images,
+        patience=patience,
+        seed=seed,
+        precision=precision,
+    )
+    request = TrainRequest(
+        architecture=model,
+        data=data,
+        data_root=data_root,
+        download=download,
+        images=images,
+        recipe=recipe,
+        output=output,
+        resume=resume,
+        device=device,
+        test_images=test_images,
+        test_radius=radius,
+        test_restarts=test_restarts,
+        quiet=quiet,
+    )
+    card = run_train(request)
+    if json_card:
+        print(json.dumps(card, indent=2))
+    elif not quiet:
+        print(summary(card, output))

@@ -1,0 +1,86 @@
+"""How often errors pass a confidence threshold: AWPR and recall of Wu et al. 2018, section 5."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from hcnn_fast.evaluation.intervals import Proportion
+
+
+@dataclass(frozen=True)
+class RejectionMetrics:
+    """Rates over N, the points that the base model classifies correctly when clean.
+
+    Attributes:
+        awpr_original: points of N whose attacked version gets a wrong label, accepted or not.
+        awpr_with_rejection: points of N whose attacked version gets a wrong label and is accepted.
+        recall: points of N that are accepted when clean.
+    """
+
+    awpr_original: Proportion
+    awpr_with_rejection: Proportion
+    recall: Proportion
+
+    def to_dict(self) -> dict[str, Any]:
+        """The three proportions as plain values."""
+        return {
+            "awpr_original": self.awpr_original.to_dict(),
+            "awpr_with_rejection": self.awpr_with_rejection.to_dict(),
+            "recall": self.recall.to_dict(),
+        }
+
+
+def rejection_metrics(
+    *,
+    correct: Tensor,  # [N] bool
+    attacked_wrong: Tensor,  # [N] bool
+    attacked_accepted: Tensor,  # [N] bool
+    clean_accepted: Tensor,  # [N] bool
+) -> RejectionMetrics:
+    """AWPR without and with rejection, and the recall (Wu et al. 2018, section 5.1).
+
+    Args:
+        correct: the base model is right on the clean image; the others count nowhere.
+        attacked_wrong: the classifier under test labels the attacked image wrongly.
+        attacked_accepted: it accepts the attacked image.
+        clean_accepted: it accepts the clean image.
+
+    Raises:
+        ValueError: the tables differ in length.
+    """
+    tables = (correct, attacked_wrong, attacked_accepted, clean_accepted)
+    if len({tuple(table.shape) for table in tables}) != 1:
+        shapes = ", ".join(str(tuple(table.shape)) for table in tables)
+        raise ValueError(f"the tables have the shapes {shapes}, expected one shape [N]")
+    total = int(correct.sum())
+    wrong = correct & attacked_wrong
+    return RejectionMetrics(
+        awpr_original=Proportion(int(wrong.sum()), total),
+        awpr_with_rejection=Proportion(int((wrong & attacked_accepted).sum()), total),
+        recall=Proportion(int((correct & clean_accepted).sum()), total),
+    )
+
+
+def calibrated_threshold(
+    confidence: Tensor,  # [N]
+    correct: Tensor,  # [N] bool
+    tpr: float,
+) -> float:
+    """The threshold that keeps at least a share `tpr` of the correct answers.
+
+    The rule of CCAT (Stutz et al. 2020): entry floor(n * (1 - tpr)) of the n sorted confidences of
+    correct answers on clean held-out images.
+
+    Raises:
+        ValueError: tpr outside (0, 1], or no answer is correct.
+    """
+    if not 0.0 < tpr <= 1.0:
+        raise ValueError(f"tpr is {tpr!r}, expected a number in (0, 1]")
+    kept = confidence[correct].sort().values
+    if not len(kept):
+        raise ValueError("confidence has no correct answer to calibrate on")
+    return float(kept[math.floor(len(kept) * (1.0 - tpr) + 1e-9)])

@@ -1,0 +1,120 @@
+"""Checkpoints and weights on disk: whole or absent, never half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+FORMAT = 1
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file under a temporary name beside `path`, flush it to disk, then rename it.
+
+    Whoever opens `path` finds the old content or the new, whatever interrupts the writing.
+
+    Args:
+        path: file to be replaced or made; its folder must exist.
+        write: writes the content to the open file it is given.
+
+    Raises:
+        OSError: the folder cannot be written to or is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_checkpoint(
+    path: Path,
+    identity: Mapping[str, Any],
+    state: Mapping[str, Any],
+) -> None:
+    """Write everything a run needs to go on.
+
+    Args:
+        path: checkpoint file.
+        identity: plain values that a run must share to go on from here (recipe, data, model).
+        state: tensors and plain values: weights, average, optimiser, random state, epoch.
+    """
+    content = {"format": FORMAT, "identity": dict(identity), "state": dict(state)}
+    write_atomically(path, lambda file: torch.save(content, file))
+
+
+def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """State saved by `save_checkpoint`, if the run that saved it had the same identity.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no checkpoint, or of a run with another recipe, data or model; the
+            message names the first difference.
+    """
+    found, state = _read(path)
+    for name in [*identity, *(found.keys() - identity.keys())]:
+        if found.get(name) != identity.get(name):
+            raise ValueError(
+                f"checkpoint {path} was made with {name} {found.get(name)!r}, this run has "
+                f"{identity.get(name)!r}; repeat its options or choose another output folder"
+            )
+    return state
+
+
+def checkpoint_epoch(path: Path) -> int:
+    """Epochs that the run had done when it saved a checkpoint; 0 without a checkpoint."""
+    return int(_read(path)[1]["epoch"]) if path.is_file() else 0
+
+
+def save_weights(
+    path: Path,
+    weights: Mapping[str, Tensor],
+    card: Mapping[str, Any],
+) -> None:
+    """Write weights as safetensors and, beside them, their card as JSON.
+
+    Args:
+        path: file to write, ending in ".safetensors"; the card takes the ending ".json".
+        weights: state of the model.
+        card: what was trained, how, and how well it does.
+
+    Raises:
+        ImportError: safetensors is not installed; says how to get it.
+    """
+    try:
+        from safetensors.torch import save
+    except ImportError as error:
+        raise ImportError('safetensors is missing: pip install "hcnn_fast[cli]"') from error
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
+    write_atomically(path, lambda file: file.write(content))
+    text = json.dumps(dict(card), indent=2) + "\n"
+    write_atomically(path.with_suffix(".json"), lambda file: file.write(text.encode()))
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Identity and state in a checkpoint file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}; train without --resume first")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if content["format"] != FORMAT:
+            raise ValueError(f"checkpoint {path} has format {content['format']}, expected {FORMAT}")
+        return content["identity"], content["state"]
+    except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is not a checkpoint of hcnn_fast ({_line(error)})") from error
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return (str(error) or type(error).__name__).splitlines()[0]

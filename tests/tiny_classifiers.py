@@ -1,0 +1,70 @@
+"""Classifiers and images small enough for every test, the same in every run."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def images(
+    count: int = 4,
+    shape: tuple[int, ...] = (3, 4, 4),
+    *,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> Tensor:  # [count, *shape]
+    """Uniform images in [0, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(count, *shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def linear(
+    shape: tuple[int, ...] = (3, 4, 4),
+    classes: int = 5,
+    *,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> nn.Module:
+    """One linear layer, in evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layer = nn.Linear(int(torch.Size(shape).numel()), classes)
+        with torch.no_grad():
+            layer.weight *= 4.0
+    return nn.Sequential(nn.Flatten(), layer).to(dtype).eval()
+
+
+def convolutional(
+    classes: int = 5,
+    *,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> nn.Module:
+    """Convolution, batch norm with statistics of its own, dropout; for images [3, 4, 4]; eval."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = nn.Sequential(
+            nn.Conv2d(3, 6, 3, padding=1),
+            nn.BatchNorm2d(6),
+            nn.Tanh(),
+            nn.Dropout(0.5),
+            nn.Flatten(),
+            nn.Linear(96, classes),
+        )
+        network[1].running_mean.normal_(std=0.3)
+        network[1].running_var.uniform_(0.5, 1.5)
+    return network.to(dtype).eval()
+
+
+class Counting:
+    """A callable that counts its calls and the images in them."""
+
+    def __init__(self, model: object) -> None:
+        self.model = model
+        self.calls = 0
+        self.images = 0
+
+    def __call__(self, x: Tensor) -> object:
+        self.calls += 1
+        self.images += len(x)
+        return self.model(x)

@@ -1,0 +1,129 @@
+"""`hcnn-fast train` from the command line: results, errors of one line, interruption."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from hcnn_fast import data, models
+from hcnn_fast.cli.main import main
+from hcnn_fast.training import adversarial
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small MNIST look-alike: the sample's images as IDX files."""
+    root = tmp_path_factory.mktemp("data")
+    folder = root / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    sample = data.load("fashion-mnist-sample")
+    for prefix, part in (("train", slice(0, 512)), ("t10k", slice(512, 640))):
+        for kind, values in (
+            ("images-idx3", sample.images[part, 0]),
+            ("labels-idx1", sample.labels[part].to(torch.uint8)),
+        ):
+            sizes = b"".join(n.to_bytes(4, "big") for n in values.shape)
+            content = bytes((0, 0, 8, values.ndim)) + sizes + values.numpy().tobytes()
+            (folder / f"{prefix}-{kind}-ubyte.gz").write_bytes(gzip.compress(content, 1))
+    return root
+
+
+def words(root: Path, output: Path, *more: str, method: str = "adversarial") -> list[str]:
+    options = f"--data mnist --data-root {root} --output {output} --epochs 2 --images 256"
+    options += " --radius 0.02 --attack-steps 2 --batch-size 32 --learning-rate 0.05"
+    options += " --average-decay 0.9 --precision float32 --device cpu --test-images 64"
+    return ["train", method, *options.split(), *more]
+
+
+def test_training_writes_weights_that_load_and_a_card_that_is_printed(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(root, tmp_path / "run", "--json")) == 0
+    captured = capsys.readouterr()
+    card = json.loads(captured.out)
+    assert card["test"]["clean"]["total"] == 64
+    assert (card["train_images"], card["validation_images"]) == (231, 25)
+    assert captured.err.count("epoch ") == 2
+    path = tmp_path / "run" / "model.safetensors"
+    assert models.card(str(path)) == card
+    model = models.load(str(path))
+    test = data.load("mnist", "test", root).first(64)
+    with torch.no_grad():
+        right = int((model(test.scaled()).argmax(1) == test.labels).sum())
+    assert right == card["test"]["clean"]["count"]
+
+
+def test_natural_training_reports_in_words_and_quiet_says_nothing(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(root, tmp_path / "run", "--first-attack-steps", "1", method="natural")) == 0
+    assert "accuracy PGD-50 at radius 0.02, 1 restart(s)" in capsys.readouterr().out
+    assert main(words(root, tmp_path / "quiet", "--quiet", method="natural")) == 0
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+def test_interrupted_training_names_its_epoch_and_resumes(
+    root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output = tmp_path / "run"
+    epoch = adversarial._Run.epoch
+
+    def interrupt(run: adversarial._Run, *rest: object) -> object:
+        if run.epochs_done == 1:
+            raise KeyboardInterrupt
+        return epoch(run, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(adversarial._Run, "epoch", interrupt)
+    assert main(words(root, output, "--quiet")) == 130
+    assert "interrupted after epoch 1; go on with --resume" in capsys.readouterr().err
+    assert not (output / "model.safetensors").exists()
+    monkeypatch.undo()
+    assert main(words(root, output, "--quiet")) == 2
+    assert "holds the checkpoint of another run" in capsys.readouterr().err
+    assert main(words(root, output, "--quiet", "--resume", "--seed", "4")) == 2
+    assert "made with seed 0, this run has 4" in capsys.readouterr().err
+    assert main(words(root, output, "--quiet", "--resume")) == 0
+    assert (output / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words_of_error"),
+    [
+        (["--model", "small-cn"], "did you mean 'small-cnn'"),
+        (["--model", "resnet18"], "cannot read images of mnist"),
+        (["--data", "mnits"], "did you mean 'mnist'"),
+        (["--data", "cifar10"], "--download"),
+        (["--radius", "-0.1"], "radius is -0.1"),
+        (["--device", "warp"], "--device warp"),
+        (["--resume"], "no checkpoint at"),
+        (["--images", "1"], "--images"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(
+    root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    words_of_error: str,
+) -> None:
+    assert main(words(root, tmp_path / "run", *options)) == 2
+    captured = capsys.readouterr()
+    assert words_of_error in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_unwritable_output_is_refused_before_the_work(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert main(words(root, tmp_path / "file")) == 2
+    assert "cannot be written to" in capsys.readouterr().err
