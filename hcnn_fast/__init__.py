@@ -1,6 +1,6 @@
 """Fast defended inference: confidence search in the l_inf ball around each input."""
 
-from hcnn_fast import attacks, reference
+from hcnn_fast import attacks, data, models, reference
 from hcnn_fast._version import __version__
 from hcnn_fast.backends import build_info
 from hcnn_fast.config import SearchConfig
@@ -15,6 +15,8 @@ __all__ = [
     "__version__",
     "attacks",
     "build_info",
+    "data",
+    "models",
     "reference",
     "search",
 ]

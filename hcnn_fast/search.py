@@ -34,7 +34,8 @@ class SearchResult:
         label_value, label_confidence, label_prediction: [N, L], the same figures for each label.
         label_point: [N, L, *image], the best point of each label, or None.
         steps: [N] int64, gradient steps spent on each image.
-        forwards, backwards: passes of single images through the model, in all.
+        forwards, backwards: passes of single images through the model, in all, without the one or
+            two that plan the search.
     """
 
     point: Tensor
@@ -75,7 +76,9 @@ def search(model: Classifier, x: Tensor, config: SearchConfig) -> SearchResult:
         images = check_images(x, config)
         classifier = check_model(model, images)
         backend = backends.resolve(config.backend, images.device.type)
-        prepared = PreparedModel(classifier, resolve_precision(config.precision, images))
+        prepared = PreparedModel(
+            classifier, resolve_precision(config.precision, images), images[:1]
+        )
         batch = config.batch_size
         if batch is None:
             batch = plan_batch_size(prepared.fast, images) if len(images) else 1

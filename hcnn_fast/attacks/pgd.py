@@ -96,7 +96,7 @@ def _run(
     config: SearchConfig,
     objective: Objective,
 ) -> AttackResult:
-    prepared = PreparedModel(check_model(model, x), resolve_precision(config.precision, x))
+    prepared = PreparedModel(check_model(model, x), resolve_precision(config.precision, x), x[:1])
     ball = Ball(
         image=x,
         radius=config.radius,
