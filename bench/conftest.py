@@ -31,7 +31,7 @@ def _commit() -> str | None:
 def pytest_benchmark_update_machine_info(config: Any, machine_info: dict[str, Any]) -> None:
     machine_info.clear()
     machine_info.update(
-        processor=torch.cpu.get_capabilities().get("cpu_name", platform.processor()),
+        processor=platform.processor() or platform.machine(),
         threads=torch.get_num_threads(),
         build=hf.build_info(),
         rivals={name: _version(name) for name in RIVALS},

@@ -24,6 +24,10 @@ inline std::string describe(const Tensor& tensor) {
   return text + "]";
 }
 
+inline void check_defined(const Tensor& tensor, const char* name) {
+  STD_TORCH_CHECK(tensor.defined(), name, " is None, expected a tensor");
+}
+
 inline void check_dtype(const Tensor& tensor, const char* name, ScalarType expected) {
   STD_TORCH_CHECK(
       tensor.scalar_type() == expected,
@@ -35,6 +39,7 @@ inline void check_dtype(const Tensor& tensor, const char* name, ScalarType expec
 }
 
 inline void check_device(const Tensor& tensor, const char* name, const Tensor& like) {
+  check_defined(tensor, name);
   STD_TORCH_CHECK(
       tensor.device() == like.device(),
       name,
@@ -74,6 +79,7 @@ inline int64_t row_elements(const Tensor& tensor) {
 
 // Rows are dense and follow each other: [B, *image] in any order of the inner strides.
 inline void check_dense_rows(const Tensor& tensor, const char* name) {
+  check_defined(tensor, name);
   STD_TORCH_CHECK(tensor.dim() >= 1, name, " has no dimension, expected [B, *image]");
   const int64_t elements = row_elements(tensor);
   if (elements == 0 || tensor.size(0) == 0) {
@@ -132,21 +138,32 @@ inline void check_rows_like(
   }
 }
 
-// No byte of memory that is written may be seen through another argument.
-inline void check_separate(
-    const Tensor& written,
-    const char* name,
-    const Tensor& other,
-    const char* other_name) {
-  const auto* a = static_cast<const char*>(written.data_ptr());
-  const auto* b = static_cast<const char*>(other.data_ptr());
-  const auto a_bytes = written.numel() * static_cast<int64_t>(written.element_size());
-  const auto b_bytes = other.numel() * static_cast<int64_t>(other.element_size());
-  STD_TORCH_CHECK(
-      a_bytes == 0 || b_bytes == 0 || a + a_bytes <= b || b + b_bytes <= a,
-      name,
-      " shares memory with ",
-      other_name);
+// The memory of one argument.
+struct Span {
+  const char* name;
+  const char* begin;
+  const char* end;
+};
+
+inline Span span_of(const Tensor& tensor, const char* name) {
+  const auto* begin = static_cast<const char*>(tensor.data_ptr());
+  return {name, begin, begin + tensor.numel() * static_cast<int64_t>(tensor.element_size())};
+}
+
+// No byte of memory that is written may be seen through another argument: the first `written`
+// spans are compared with each other and with all that follow them.
+inline void check_separate(const std::vector<Span>& spans, size_t written) {
+  for (size_t i = 0; i < written; ++i) {
+    const Span& a = spans[i];
+    for (size_t j = i + 1; j < spans.size(); ++j) {
+      const Span& b = spans[j];
+      STD_TORCH_CHECK(
+          a.begin == a.end || b.begin == b.end || a.end <= b.begin || b.end <= a.begin,
+          a.name,
+          " shares memory with ",
+          b.name);
+    }
+  }
 }
 
 // Every entry of an index vector on the CPU lies in [0, limit).

@@ -35,10 +35,11 @@ void run(const Tensor& image, const Tensor& out) {
 }
 
 void content_hash(Tensor image, Tensor out) {
+  check_defined(image, "image");
   STD_TORCH_CHECK(
       image.dim() >= 1 && image.is_contiguous(), "image is not a contiguous [N, *image]");
   check_vector(out, "out", image.size(0), ScalarType::Long, image);
-  check_separate(out, "out", image, "image");
+  check_separate({span_of(out, "out"), span_of(image, "image")}, 1);
   if (image.scalar_type() == ScalarType::Double) {
     return run<double, uint64_t>(image, out);
   }

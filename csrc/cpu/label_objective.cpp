@@ -99,19 +99,21 @@ double label_row(const std::string& kind, double* z, double* e, int64_t label, i
   const double rival = largest(z, classes);
   if (kind == "margin") {
     const int64_t first = first_equal(z, classes, rival);
+    bool not_a_number = false;  // which `largest` passes over
     for (int64_t k = 0; k < classes; ++k) {
+      not_a_number |= z[k] != z[k];
       e[k] = 0.0;
     }
     if (classes > 1) {
       e[first] = -1.0;
       e[label] = 1.0;
     }
-    return own - rival;
+    return not_a_number ? std::numeric_limits<double>::quiet_NaN() : own - rival;
   }
   shift_and_exponentiate(z, 1.0, rival, e, classes);
   e[label] = 0.0;
   const double total = sum(e, classes);
-  const double odds = own - (rival + std::log(total));
+  const double odds = (own - rival) - std::log(total);
   double value = odds;
   double factor = 1.0;
   if (kind == "log_probability") {
@@ -215,6 +217,7 @@ void label_objective(
     double order,
     Tensor value,
     Tensor gradient) {
+  check_defined(logits, "logits");
   STD_TORCH_CHECK(
       logits.dim() == 2 && logits.size(1) >= 1 && logits.is_contiguous(),
       "logits has shape ",
@@ -226,14 +229,15 @@ void label_objective(
       dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   check_vector(labels, "labels", rows, ScalarType::Long, logits);
   check_vector(value, "value", rows, value_dtype, logits);
-  check_dtype(gradient, "gradient", dtype);
   check_rows_like(gradient, "gradient", rows, logits);
+  check_dtype(gradient, "gradient", dtype);
   STD_TORCH_CHECK(gradient.is_contiguous(), "gradient is not contiguous");
-  check_separate(gradient, "gradient", logits, "logits");
-  check_separate(gradient, "gradient", value, "value");
-  check_separate(gradient, "gradient", labels, "labels");
-  check_separate(value, "value", logits, "logits");
-  check_separate(value, "value", labels, "labels");
+  check_separate(
+      {span_of(gradient, "gradient"),
+       span_of(value, "value"),
+       span_of(logits, "logits"),
+       span_of(labels, "labels")},
+      2);
   if (kind == "negative_entropy") {
     STD_TORCH_CHECK(order >= 0.0, "order is ", order, ", expected a number >= 0");
   } else {

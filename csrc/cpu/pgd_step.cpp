@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 #include "../checks.h"
 #include "../scalar_math.h"
@@ -269,7 +270,6 @@ void check_optional_rows(
     const Tensor& point) {
   if (tensor.has_value()) {
     check_rows_like(*tensor, name, point.size(0), point);
-    check_separate(*tensor, name, point, "point");
   }
 }
 
@@ -279,7 +279,6 @@ void check_optional_vector(
     const Tensor& point) {
   if (tensor.has_value()) {
     check_vector(*tensor, name, point.size(0), point.scalar_type(), point);
-    check_separate(*tensor, name, point, "point");
   }
 }
 
@@ -311,7 +310,8 @@ void pgd_step(
       static_cast<int>(dtype),
       ", expected float32 or float64");
   check_rows_like(gradient, "gradient", rows, point);
-  check_rows_like(image, "image", image.dim() ? image.size(0) : 0, point);
+  check_dense_rows(image, "image");
+  check_rows_like(image, "image", image.size(0), point);
   check_dtype(image, "image", dtype);
   check_vector(image_index, "image_index", rows, ScalarType::Long, point);
   check_index(image_index, "image_index", image.size(0));
@@ -330,20 +330,14 @@ void pgd_step(
   check_optional_vector(best_value, "best_value", point);
   check_optional_vector(distance, "distance", point);
   check_optional_rows(copy, "copy", point);
-  check_separate(point, "point", gradient, "gradient");
-  check_separate(point, "point", image, "image");
   STD_TORCH_CHECK(
       best.has_value() == best_value.has_value() && best.has_value() <= value.has_value(),
       "best needs best_value and value");
   if (momentum_buffer.has_value()) {
     check_dtype(*momentum_buffer, "momentum_buffer", dtype);
-    check_separate(*momentum_buffer, "momentum_buffer", gradient, "gradient");
-    check_separate(*momentum_buffer, "momentum_buffer", image, "image");
   }
   if (best.has_value()) {
     check_dtype(*best, "best", dtype);
-    check_separate(*best, "best", gradient, "gradient");
-    check_separate(*best, "best", image, "image");
   }
   if (copy.has_value()) {
     STD_TORCH_CHECK(
@@ -351,9 +345,26 @@ void pgd_step(
         "copy has scalar type ",
         static_cast<int>(copy->scalar_type()),
         ", expected bfloat16 or float16");
-    check_separate(*copy, "copy", gradient, "gradient");
-    check_separate(*copy, "copy", image, "image");
   }
+  std::vector<Span> spans{span_of(point, "point")};
+  const auto add = [&](const std::optional<Tensor>& tensor, const char* name) {
+    if (tensor.has_value()) {
+      spans.push_back(span_of(*tensor, name));
+    }
+  };
+  add(momentum_buffer, "momentum_buffer");
+  add(best, "best");
+  add(best_value, "best_value");
+  add(distance, "distance");
+  add(copy, "copy");
+  const size_t written = spans.size();
+  add(gradient, "gradient");
+  add(image, "image");
+  add(image_index, "image_index");
+  add(step_size, "step_size");
+  add(penalty, "penalty");
+  add(value, "value");
+  check_separate(spans, written);
   const int64_t elements = row_elements(point);
   const Norm kind = norm == "l1" ? Norm::l1 : (norm == "l2" ? Norm::l2 : Norm::linf);
   const auto call = [&]<typename G, typename T>(const G* slope, T) {

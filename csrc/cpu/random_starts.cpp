@@ -80,6 +80,8 @@ void random_starts(
     double lower,
     double upper,
     Tensor point) {
+  check_defined(image, "image");
+  check_defined(point, "point");
   STD_TORCH_CHECK(
       image.dim() >= 1 && image.is_contiguous(), "image is not a contiguous [N, *image]");
   STD_TORCH_CHECK(point.dim() >= 1 && point.is_contiguous(), "point is not contiguous");
@@ -95,7 +97,14 @@ void random_starts(
   check_index(start, "start", int64_t{1} << 32);
   STD_TORCH_CHECK(radius >= 0.0, "radius is ", radius, ", expected a number >= 0");
   STD_TORCH_CHECK(lower <= upper, "lower is ", lower, ", expected at most upper, ", upper);
-  check_separate(point, "point", image, "image");
+  check_separate(
+      {span_of(point, "point"),
+       span_of(image, "image"),
+       span_of(image_hash, "image_hash"),
+       span_of(image_index, "image_index"),
+       span_of(label, "label"),
+       span_of(start, "start")},
+      1);
   const Box box{radius, lower, upper};
   const auto key = static_cast<uint64_t>(seed);
   if (image.scalar_type() == ScalarType::Double) {

@@ -32,6 +32,7 @@ from hcnn_fast.cli.inputs import (
     open_input,
     scaled,
 )
+from hcnn_fast.cli.interruption import deferred_interrupt
 from hcnn_fast.cli.point_files import PointFile
 from hcnn_fast.cli.progress import progress_bar
 from hcnn_fast.cli.row_files import RowFile
@@ -165,10 +166,11 @@ def _search(
             base = _base_logits(classifier, images, first=rows.count == 0)  # [m, C]
             prediction = defense.predict(images)
             written = rows_of(rows.count, chunk, prediction, base, class_names)
-            if points is not None:
-                points.write(_beside_rows(chunk, prediction.search.point))
-            rows.write(written)
-            tally.add(written)
+            with deferred_interrupt():
+                if points is not None:
+                    points.write(_beside_rows(chunk, prediction.search.point))
+                tally.add(written)
+                rows.write(written)
             advance(len(written))
 
 

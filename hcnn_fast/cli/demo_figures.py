@@ -24,37 +24,40 @@ HEADINGS = (
     "most confident point",
     "what the search changed",
 )
-ROWS_PER_MODEL = 4
+FEWEST_ROWS = 4  # of a model, where so many of its images were right before the attack
 DOTS_PER_INCH = 150
 
 
 def choose_examples(measurement: ModelMeasurement) -> list[tuple[int, str]]:
     """The first image of each outcome of the strongest attack, as (index, outcome).
 
-    No choice by eye: outcomes that do not occur are replaced by the next images in order.
+    Only images that the base model gets right when clean are shown. No choice by eye: outcomes
+    that do not occur are replaced by the next images in order.
     """
     attacked = measurement.conditions[-1]
     targets = measurement.targets
     started_right = measurement.conditions[0].base.label == targets
-    fooled = started_right & (attacked.base.label != targets)
-    recovered = attacked.defended.label == targets
+    base_right = attacked.base.label == targets
+    search_right = attacked.defended.label == targets
     accepted = attacked.defended.accepted
     outcomes = {
-        "attack fails": started_right & ~fooled,
-        "search recovers\nthe label": fooled & recovered & accepted,
-        "search ends in\nrejection": fooled & ~accepted,
-        "wrong and\naccepted": fooled & ~recovered & accepted,
+        "both right": base_right & search_right & accepted,
+        "search recovers\nthe label": ~base_right & search_right & accepted,
+        "search loses\nthe label": base_right & ~search_right & accepted,
+        "both wrong": ~base_right & ~search_right & accepted,
+        "search ends\nin rejection": ~accepted,
     }
+    outcomes = {name: mask & started_right for name, mask in outcomes.items()}
     chosen: list[tuple[int, str]] = []
     for name, mask in outcomes.items():
         found = mask.nonzero().flatten().tolist()
         chosen += [(found[0], name)] if found else []
     for name, mask in outcomes.items():
         for index in mask.nonzero().flatten().tolist()[1:]:
-            if len(chosen) < ROWS_PER_MODEL:
+            if len(chosen) < FEWEST_ROWS:
                 chosen.append((index, name))
     order = list(outcomes)
-    return sorted(chosen[:ROWS_PER_MODEL], key=lambda item: (order.index(item[1]), item[0]))
+    return sorted(chosen, key=lambda item: (order.index(item[1]), item[0]))
 
 
 def draw_gallery(
@@ -65,7 +68,7 @@ def draw_gallery(
 ) -> None:
     """Images before and after attack and search, one row each, and write them to `path`."""
     rows = [(m, *example) for m in measurements for example in choose_examples(m)]
-    figure = _new_figure((11.0, 0.9 + 1.95 * len(rows)))
+    figure = _new_figure((10.0, 0.9 + 1.75 * len(rows)))
     grid = figure.subplots(max(len(rows), 1), 5, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()

@@ -10,14 +10,7 @@ FAILED = 1
 WRONG_USAGE = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
-EXTRAS = {
-    "typer": "cli",
-    "rich": "cli",
-    "matplotlib": "cli",
-    "PIL": "cli",
-    "pyarrow": "cli",
-    "safetensors": "cli",
-}
+OPTIONAL_MODULES = ("typer", "rich", "matplotlib", "PIL", "pyarrow", "safetensors")
 USAGE_ERRORS = (ValueError, TypeError, FileNotFoundError, NotADirectoryError)
 
 
@@ -58,9 +51,8 @@ def describe(error: BaseException) -> str:
     if is_command_line_error(error):
         message = error.format_message()  # type: ignore[attr-defined]
         return one_line(f"{message.rstrip('.')} (see hcnn-fast --help)")
-    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
-        extra = EXTRAS[error.name]
-        return f"this needs {error.name}, not installed here; run: pip install 'hcnn_fast[{extra}]'"
+    if isinstance(error, ModuleNotFoundError) and error.name in OPTIONAL_MODULES:
+        return f"this needs {error.name}, not installed here; run: pip install 'hcnn_fast[cli]'"
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return one_line(f"{os.fsdecode(error.filename)}: {error.strerror}")
     if "out of memory" in str(error) or isinstance(error, MemoryError):

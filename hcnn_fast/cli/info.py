@@ -13,7 +13,9 @@ from rich.text import Text
 
 from hcnn_fast import data, models
 from hcnn_fast.backends import build_info
+from hcnn_fast.cli.demo_tables import proportion_text
 from hcnn_fast.cli.failures import one_line
+from hcnn_fast.evaluation import Proportion
 from hcnn_fast.models.registry import TRAINED
 
 
@@ -65,7 +67,7 @@ def _sections(found: dict[str, Any]) -> list[tuple[str, dict[str, str]]]:
     versions |= {f"compiled: {name}": str(value) for name, value in compiled.items()}
     sections.insert(0, ("Versions", versions))
     for name, card in found["models"].items():
-        sections.append((f"Model {name}", {key: _plain(value) for key, value in card.items()}))
+        sections.append((f"Model {name}", _card_lines(card)))
     splits = {
         f"{name}:{split}": f"{size} images" if isinstance(size, int) else size
         for name, sizes in found["datasets"].items()
@@ -74,5 +76,22 @@ def _sections(found: dict[str, Any]) -> list[tuple[str, dict[str, str]]]:
     return [*sections, (f"Data sets in {found['data_root']}", splits)]
 
 
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _card_lines(card: dict[str, Any]) -> dict[str, str]:
+    """What matters most on a card; --json shows all of it."""
+    if "missing" in card:
+        return {"missing": str(card["missing"])}
+    recipe = card["recipe"]
+    lines = {
+        "architecture": f"{card['architecture']}, {card['parameters']:,} parameters",
+        "input": f"{'x'.join(map(str, card['input_shape']))} in {card['bounds']}",
+        "trained": f"{recipe['method']}, on {card['train_images']:,} images of {card['data']}",
+    }
+    if recipe["radius"] > 0:
+        lines["trained"] += f", l_inf radius {recipe['radius']:g}"
+    test = card["test"]
+    for key, name in (("clean", "clean"), ("pgd20", "PGD-20"), ("pgd50", "PGD-50")):
+        if test is not None:
+            attack = "" if key == "clean" else f" at radius {test['radius']:g}"
+            rate = Proportion(test[key]["count"], test[key]["total"])
+            lines[f"test accuracy, {name}{attack}"] = proportion_text(rate)
+    return lines

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 # On the CPU the batch is kept small enough that the activations of a layer stay near the caches:
-# larger blocks are mapped and faulted in anew at every step.
-CPU_LAYER_BYTES = 8 << 20
+# larger blocks are evicted between layers, or even mapped and faulted in anew at every step. A
+# model of large activations still gets a few images, to share the reading of its weights.
+CPU_LAYER_BYTES = 3 << 19
+CPU_LEAST = 16
 GPU_SHARE = 0.5
 LARGEST_BATCH = 8192
 
@@ -51,7 +53,7 @@ def plan_batch_size(
         points = 8 * x[0].numel() * x.element_size()
         return max(1, min(LARGEST_BATCH, int(GPU_SHARE * free / (2 * sum(sizes) + points))))
     layer = max(sizes, default=x[0].numel() * x.element_size())
-    return max(1, min(LARGEST_BATCH, CPU_LAYER_BYTES // max(layer, 1)))
+    return max(CPU_LEAST, min(LARGEST_BATCH, CPU_LAYER_BYTES // max(layer, 1)))
 
 
 def in_batches(total: int, size: int, run: Callable[[int, int], None]) -> int:

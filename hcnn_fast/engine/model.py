@@ -16,17 +16,19 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 _WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
+def native_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices natively: AMX, AVX512-BF16, or sm_80 on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    amx_or_avx512 = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return device.type == "cpu" and bool(amx_or_avx512)
+
+
 def resolve_precision(precision: Precision, x: Tensor) -> Precision:
     """The arithmetic of the search: "auto" is bfloat16 where the device multiplies it natively."""
     if precision != "auto":
         return precision
-    if x.dtype != torch.float32:
-        return "float32"
-    if x.device.type == "cuda":
-        native = torch.cuda.get_device_capability(x.device) >= (8, 0)
-    else:
-        native = x.device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return "bfloat16" if native else "float32"
+    return "bfloat16" if x.dtype == torch.float32 and native_bfloat16(x.device) else "float32"
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:

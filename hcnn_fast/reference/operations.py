@@ -38,6 +38,7 @@ def label_objective(
     negative_entropy -H_order(F), Shannon for order 1, Renyi otherwise (Wu et al. 2018, sec. 4.1).
     """
     z = logits.double()
+    z = z - z.amax(1, keepdim=True)  # no objective sees a shift, and sums keep their accuracy
     target = torch.nn.functional.one_hot(labels, z.shape[1]).to(z.dtype)
     others = z.masked_fill(target.bool(), -math.inf)
     rest = torch.logsumexp(others, 1)  # [B] log sum_k e^Z_k
@@ -77,7 +78,8 @@ def _negative_entropy(log_f: Tensor, f: Tensor, order: float) -> tuple[Tensor, T
         result = (f * information).sum(1)
         return result, f * (information - result[:, None])
     if order == 0.0:  # log of the number of possible classes: flat
-        return -(f > 0).sum(1).to(f.dtype).log(), torch.zeros_like(f)
+        possible = (f > 0).sum(1) + 0.0 * f.sum(1)  # NaN for a row that is not a number
+        return -possible.log(), torch.zeros_like(f)
     if order == math.inf:  # log max F
         first = torch.nn.functional.one_hot(f.argmax(1), f.shape[1])
         return log_f.amax(1), first - f

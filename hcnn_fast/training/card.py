@@ -17,6 +17,7 @@ from hcnn_fast.attacks import pgd
 from hcnn_fast.data.dataset import ImageDataset
 from hcnn_fast.evaluation import Proportion
 from hcnn_fast.training.adversarial import TrainingResult
+from hcnn_fast.training.inner_attack import use_bfloat16
 from hcnn_fast.training.recipe import Recipe
 
 CHUNK = 250  # images attacked between two reports of progress
@@ -121,6 +122,7 @@ def model_card(
     """
     best = result.history[result.best_epoch - 1]
     held = len(data) - result.train_images
+    device = next(model.parameters()).device
     return {
         "architecture": architecture,
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -137,9 +139,9 @@ def model_card(
         "validation_robust": best.validation_robust if held else None,
         "test": test,
         "training_seconds": round(result.seconds, 1),
-        "device": next(model.parameters()).device.type,
+        "device": device.type,
         "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
+        "arithmetic": "bfloat16" if use_bfloat16(recipe.precision, device) else "float32",
         "hcnn_fast": __version__,
         "torch": torch.__version__,
         "commit": _commit(),

