@@ -107,12 +107,12 @@ def _cheapest_climbs(slope: Array, room: Array, name: str, times: Array) -> Arra
 def hcnn_value(odds: float, slope: Array, room: Array, weight: float, name: str) -> float:
     """max of sigmoid(odds + slope . d) - weight * |d| over 0 <= d <= room, slope >= 0.
 
-    For every distance the best d lies on a curve, so one grid of times, refined twice, is enough.
+    For every distance the best d lies on a curve: a grid of times, refined around its best.
     """
     low, high = 0.0, 1.0
     best = -math.inf
-    for _ in range(3):
-        times = np.linspace(low, high, 2001)
+    for _ in range(4):
+        times = np.linspace(low, high, 401)
         climbs = _cheapest_climbs(slope, room, name, times)
         values = sigmoid(odds + climbs @ slope) - weight * norm(climbs, name)
         top = int(values.argmax())

@@ -25,6 +25,7 @@ from hcnn_fast.config import SearchConfig
 from hcnn_fast.models.registry import TRAINED
 
 TABLE_WIDTH = 118  # where standard output is no terminal
+WIDE = 100  # columns that the whole table needs
 
 
 def demo(
@@ -153,7 +154,7 @@ def _make_folder(folder: Path) -> None:
 def _print(measurements: list[ModelMeasurement], folder: Path, seconds: float) -> None:
     console = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH, highlight=False)
     for measurement in measurements:
-        console.print(accuracy_table(measurement))
+        console.print(accuracy_table(measurement, wide=console.width >= WIDE))
         console.print(rejection_table(measurement))
         console.print()
     for note in NOTES:

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette: distinct to every kind of colour vision.
 RIGHT, WRONG, THRESHOLD, FAINT = "#0072B2", "#D55E00", "#333333", "#666666"
 HEADINGS = (
-    "clean image",
-    "attacked image",
-    "what the attack changed",
-    "most confident point",
-    "what the search changed",
+    "clean",
+    "attacked",
+    "change by the attack",
+    "found by the search",
+    "change by the search",
 )
 FEWEST_ROWS = 4  # of a model, where so many of its images were right before the attack
 DOTS_PER_INCH = 150
@@ -41,10 +41,10 @@ def choose_examples(measurement: ModelMeasurement) -> list[tuple[int, str]]:
     search_right = attacked.defended.label == targets
     accepted = attacked.defended.accepted
     outcomes = {
-        "both right": base_right & search_right & accepted,
+        "base and search\nright": base_right & search_right & accepted,
         "search recovers\nthe label": ~base_right & search_right & accepted,
         "search loses\nthe label": base_right & ~search_right & accepted,
-        "both wrong": ~base_right & ~search_right & accepted,
+        "base and search\nwrong": ~base_right & ~search_right & accepted,
         "search ends\nin rejection": ~accepted,
     }
     outcomes = {name: mask & started_right for name, mask in outcomes.items()}
@@ -68,7 +68,7 @@ def draw_gallery(
 ) -> None:
     """Images before and after attack and search, one row each, and write them to `path`."""
     rows = [(m, *example) for m in measurements for example in choose_examples(m)]
-    figure = _new_figure((10.0, 0.9 + 1.75 * len(rows)))
+    figure = _new_figure((10.0, 0.9 + 1.65 * len(rows)))
     grid = figure.subplots(max(len(rows), 1), 5, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -100,16 +100,17 @@ def draw_gallery(
         axes.annotate(
             heading,
             (0.5, 1.0),
-            (0, 24),
+            (0, 22),
             xycoords="axes fraction",
             textcoords="offset points",
             ha="center",
-            fontsize=10.5,
+            fontsize=10,
             fontweight="bold",
         )
     figure.supxlabel(
-        "Blue: the right label; orange: a wrong one. Rows: the first image of each outcome of the"
-        " strongest attack, in the order of the data.",
+        "Blue: the right label; orange: a wrong one. Rows: of the images that the base model gets"
+        " right when clean,\nthe first of each outcome of the strongest attack, in the order of the"
+        " data.",
         fontsize=9,
         color=FAINT,
     )

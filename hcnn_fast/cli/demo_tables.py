@@ -23,8 +23,8 @@ NOTES = (
 )
 
 
-def accuracy_table(measurement: ModelMeasurement) -> Table:
-    """Accuracy, and what rejection leaves of right and wrong answers."""
+def accuracy_table(measurement: ModelMeasurement, *, wide: bool = True) -> Table:
+    """Accuracy, what rejection leaves of it, and in a wide table confidence and speed."""
     clean = measurement.conditions[0]
     count = measurement.calibration["base"].total
     table = Table(
@@ -37,17 +37,18 @@ def accuracy_table(measurement: ModelMeasurement) -> Table:
     )
     table.add_column("images", no_wrap=True)
     table.add_column("answers", no_wrap=True)
-    table.add_column("right, without rejection", justify="right", no_wrap=True)
-    for name in ("right and accepted", "wrong and accepted", "rejected"):
+    table.add_column("right, without rejection", justify="right")
+    extra = ("mean confidence", "images/s") if wide else ()
+    for name in ("right and accepted", "wrong and accepted", "rejected", *extra):
         table.add_column(name, justify="right")
-    table.add_column("mean confidence", justify="right")
-    table.add_column("images/s", justify="right")
     for condition in measurement.conditions:
         for key, name in CLASSIFIERS.items():
             predictions: Predictions = getattr(condition, key)
             right = predictions.label == measurement.targets
             accepted = predictions.accepted
             total = len(right)
+            confidence = f"{float(predictions.confidence.mean()):.3f}"
+            speed = f"{total / predictions.seconds:,.0f}"
             table.add_row(
                 condition.name if key == "base" else "",
                 name,
@@ -55,8 +56,7 @@ def accuracy_table(measurement: ModelMeasurement) -> Table:
                 f"{int((right & accepted).sum())}/{total}",
                 f"{int((~right & accepted).sum())}/{total}",
                 f"{int((~accepted).sum())}/{total}",
-                f"{float(predictions.confidence.mean()):.3f}",
-                f"{total / predictions.seconds:,.0f}",
+                *((confidence, speed) if wide else ()),
                 end_section=key == "defended",
             )
     return table
@@ -68,7 +68,7 @@ def rejection_table(measurement: ModelMeasurement) -> Table:
     table.add_column("images", no_wrap=True)
     table.add_column("answers", no_wrap=True)
     for name in ("AWPR", "AWPR with rejection", "recall (clean)"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right")
     for condition in _attacked(measurement):
         for key, name in CLASSIFIERS.items():
             metrics = measurement.rejection(condition, key)
@@ -84,11 +84,11 @@ def rejection_table(measurement: ModelMeasurement) -> Table:
 
 
 def proportion_text(rate: Proportion) -> str:
-    """Count, total, percentage and interval."""
+    """Count, total, percentage and interval, such as 3/4 75.0% [19.4-99.4%]."""
     if rate.total == 0:
         return "0/0"
     low, high = rate.interval
-    return f"{rate.count}/{rate.total} {rate.value:.1%} [{low:.1%}, {high:.1%}]"
+    return f"{rate.count}/{rate.total} {rate.value:.1%} [{low:.1%}-{high:.1%}]".replace("%-", "-")
 
 
 def _attacked(measurement: ModelMeasurement) -> list[Condition]:

@@ -74,6 +74,8 @@ class ResNet18(nn.Module):
         images: Tensor,  # [N, 3, H, W] in [0, 1]
     ) -> Tensor:  # [N, C] logits
         """Logits of colour images with values in [0, 1]."""
+        if images.shape[1] != len(self.mean):  # one channel would silently be repeated
+            raise ValueError(f"images has shape {list(images.shape)}, expected [N, 3, H, W]")
         features = (images - self.mean) / self.deviation
         features = torch.relu(self.stem_norm(self.stem(features)))  # [N, width, H, W]
         features = self.stages(features)  # [N, 8 width, H / 8, W / 8]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from hcnn_fast.models import ResNet18
@@ -36,3 +37,8 @@ def test_input_is_normalised_inside_and_its_constants_are_no_weights() -> None:
     with torch.no_grad():
         torch.testing.assert_close(model(images), plain(normalised))
     assert not {"mean", "deviation"} & model.state_dict().keys()
+
+
+def test_grey_images_are_refused_instead_of_repeated_to_three_channels() -> None:
+    with pytest.raises(ValueError, match=r"images has shape \[2, 1, 28, 28\], expected \[N, 3"):
+        ResNet18(width=4)(torch.zeros(2, 1, 28, 28))

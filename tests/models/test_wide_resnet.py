@@ -69,7 +69,7 @@ def test_strided_convolution_pads_below_and_right_like_the_original() -> None:
 
 def test_first_unit_of_the_net_activates_before_both_branches() -> None:
     shared, own = ResidualUnit(2, 2, shared_activation=True), ResidualUnit(2, 2)
-    for unit in (shared, own):
+    for unit in (shared.eval(), own.eval()):
         unit.first_norm = nn.Identity()  # type: ignore[assignment]
         nn.init.zeros_(unit.second.weight)
     features = torch.tensor([-1.0, 2.0]).view(1, 2, 1, 1)
