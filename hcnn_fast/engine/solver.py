@@ -83,7 +83,8 @@ class Solver:
         logits[worse] = base[index[worse]]
         value = torch.maximum(own, value)
         certainty, _ = objective(logits, label, "log_probability", 1.0, self.backend)
-        start = first_best(value.view(images * tried, -1), certainty.view(images * tried, -1))
+        by_start = (images * tried, self.config.starts)
+        start = first_best(value.view(by_start), certainty.view(by_start))
         row = start + torch.arange(images * tried, device=x.device) * self.config.starts
         label_value = value[row].view(images, tried)
         winner = first_best(label_value, certainty[row].view(images, tried))  # [n]
