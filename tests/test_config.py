@@ -149,14 +149,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [  # field, change, value in th
 def test_a_field_out_of_range_is_named_with_its_value(
     field: str, change: dict[str, Any], value: str
 ) -> None:
-    with pytest.raises((ValueError, TypeError), match=rf"^{field} is {value}\b.*expected|{value}"):
+    message = rf"^{field} is .*{value}.*, expected .+$"
+    with pytest.raises((ValueError, TypeError), match=message):
         SearchConfig(**{"objective": "mcn", "radius": 0.1, **change})
-    with pytest.raises((ValueError, TypeError)) as caught:
+    with pytest.raises((ValueError, TypeError), match=message):
         SearchConfig.mcn(0.1).replace(**change)
-    message = str(caught.value)
-    assert message.startswith(f"{field} is ")
-    assert ", expected " in message
-    assert "\n" not in message
 
 
 def test_every_field_has_a_refusal() -> None:

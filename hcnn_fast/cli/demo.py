@@ -36,7 +36,7 @@ def demo(
         int, typer.Option(min=2, help="Images used: one half evaluated, the other for thresholds.")
     ] = 256,
     radius: Annotated[float, typer.Option(help="l_inf radius xi of the search.")] = 0.05,
-    steps: Annotated[int, typer.Option(min=1, help="Gradient steps of the search.")] = 10,
+    steps: Annotated[int, typer.Option(min=1, help="Gradient steps of the search.")] = 6,
     attack_radius: Annotated[
         list[float] | None,
         typer.Option(help="l_inf radius of an attack; may be repeated. [default: 0.05, 0.1]"),
