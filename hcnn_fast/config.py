@@ -216,6 +216,8 @@ class SearchConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SearchConfig:
         """The inverse of `to_dict`; unknown or missing fields raise ValueError."""
+        if not isinstance(values, Mapping):
+            raise TypeError(f"values is a {type(values).__name__}, expected a mapping of fields")
         unknown = values.keys() - {f.name for f in fields(cls)}
         if unknown:
             raise _fail("from_dict key", sorted(unknown)[0], "a field of SearchConfig")
@@ -225,8 +227,6 @@ class SearchConfig:
         known = dict(values)
         if known.get("order") == "inf":
             known["order"] = math.inf
-        if "bounds" in known:
-            known["bounds"] = tuple(known["bounds"])
         return cls(**known)
 
     def step_sizes(self, *, second_run: bool = False) -> tuple[float, ...]:

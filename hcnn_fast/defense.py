@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hcnn_fast.config import SearchConfig
-from hcnn_fast.engine.inputs import Classifier, as_logits, check_labels
+from hcnn_fast.engine.inputs import Classifier, as_logits, check_images, check_labels
 from hcnn_fast.engine.model import frozen_copy
 from hcnn_fast.search import SearchResult, search
 
@@ -30,6 +30,13 @@ class Prediction:
     confidence: Tensor
     accepted: Tensor
     search: SearchResult
+
+
+def _check_share(name: str, value: object, expected: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} is {value!r} ({type(value).__name__}), expected {expected}")
+    if not 0.0 <= value <= 1.0:  # NaN fails too
+        raise ValueError(f"{name} is {value!r}, expected {expected}")
 
 
 class _At(torch.autograd.Function):
@@ -68,8 +75,8 @@ class Defense(nn.Module):
         super().__init__()
         if not isinstance(config, SearchConfig):
             raise TypeError(f"config is a {type(config).__name__}, expected a SearchConfig")
-        if threshold is not None and not 0.0 <= threshold <= 1.0:  # NaN fails too
-            raise ValueError(f"threshold is {threshold!r}, expected None or a number in [0, 1]")
+        if threshold is not None:
+            _check_share("threshold", threshold, "None or a number in [0, 1]")
         self.model = model
         self.config = config
         self.threshold = threshold
@@ -110,10 +117,13 @@ class Defense(nn.Module):
             tpr: share of the correct answers to keep, in (0, 1].
 
         Raises:
-            ValueError: tpr outside (0, 1], or no image is classified correctly.
+            TypeError, ValueError: an argument is not usable, such as tpr outside (0, 1], or no
+                image is classified correctly.
         """
-        if not 0.0 < tpr <= 1.0:
+        _check_share("tpr", tpr, "a number in (0, 1]")
+        if tpr == 0.0:
             raise ValueError(f"tpr is {tpr!r}, expected a number in (0, 1]")
+        check_labels(y, check_images(x, self.config))
         result = search(self.model, x, self.config)
         correct = result.prediction == check_labels(y, x, result.logits.shape[1])
         if self.config.objective == "ncn":
@@ -121,5 +131,6 @@ class Defense(nn.Module):
         kept = result.confidence[correct].sort().values
         if not len(kept):
             raise ValueError("x has no correctly classified image to calibrate on")
-        self.threshold = float(kept[math.floor(len(kept) * (1.0 - tpr) + 1e-9)])
+        dropped = math.floor(len(kept) * (1.0 - tpr) + 1e-9)
+        self.threshold = float(kept[min(dropped, len(kept) - 1)])
         return self.threshold

@@ -72,17 +72,27 @@ def search(model: Classifier, x: Tensor, config: SearchConfig) -> SearchResult:
         TypeError, ValueError: an argument is not usable; the message names it.
         RuntimeError: the chosen backend cannot run, or memory does not suffice for one candidate.
     """
+    if not isinstance(config, SearchConfig):
+        raise TypeError(f"config is a {type(config).__name__}, expected a SearchConfig")
     with torch.inference_mode(False), torch.enable_grad():
         images = check_images(x, config)
         classifier = check_model(model, images)
-        backend = backends.resolve(config.backend, images.device.type)
-        prepared = PreparedModel(
-            classifier, resolve_precision(config.precision, images), images[:1]
-        )
-        batch = config.batch_size
-        if batch is None:
-            batch = plan_batch_size(prepared.fast, images) if len(images) else 1
-        return _search_blocks(Solver(prepared, config, backend, batch), images)
+        with torch.autocast(images.device.type, enabled=False):  # precision is the config's
+            return _search_blocks(_solver(classifier, images, config), images)
+
+
+def _solver(
+    model: Classifier,
+    x: Tensor,  # [N, *image]
+    config: SearchConfig,
+) -> Solver:
+    """The model prepared for these images, with a backend and a batch size."""
+    backend = backends.resolve(config.backend, x.device.type)
+    prepared = PreparedModel(model, resolve_precision(config.precision, x), x[:1])
+    batch = config.batch_size
+    if batch is None:
+        batch = plan_batch_size(prepared.fast, x) if len(x) else 1
+    return Solver(prepared, config, backend, batch)
 
 
 def _search_blocks(
@@ -113,7 +123,7 @@ def _search_blocks(
     prediction = logits.argmax(1)
     label_prediction = label_logits.argmax(2)
     if config.objective == "entropy":
-        labels, label = label_prediction, prediction
+        labels, label = label_prediction, prediction.clone()
     else:
         label = labels.gather(1, winner)[:, 0].masked_fill(value == -math.inf, -1)
     steps = runs * config.steps * solver.phases  # gradient steps of an image

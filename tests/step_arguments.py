@@ -79,7 +79,7 @@ def step_arguments(
     if momentum is not None:
         arguments["momentum_buffer"] = (uniform(rows, *shape) - 0.5).to(dtype)
     if penalised:
-        arguments["penalty"] = (2.0 * uniform(rows) * gradient.abs().nan_to_num(posinf=1.0).mean())
+        arguments["penalty"] = 2.0 * uniform(rows) * gradient.abs().nan_to_num(posinf=1.0).mean()
         arguments["penalty"] = arguments["penalty"].nan_to_num(nan=1.0).to(dtype)
     if keeps_best:
         arguments["value"] = uniform(rows).to(dtype)

@@ -74,7 +74,7 @@ def test_a_search_with_a_backend_that_cannot_run_stops_before_the_model_is_calle
 def test_tensors_on_another_device_than_the_backend_are_named(name: str) -> None:
     if backends.reasons()[name] is not None:
         pytest.skip(f"backend {name!r}: {backends.reasons()[name]}")
-    with pytest.raises(RuntimeError, match="tensors are on 'mps'.*use 'auto'"):
+    with pytest.raises(RuntimeError, match=r"tensors are on 'mps'.*use 'auto'"):
         backends.resolve(name, "mps")
 
 
@@ -83,9 +83,7 @@ def test_a_backend_that_does_not_exist_is_refused() -> None:
         backends.resolve("opencl", "cpu")
 
 
-def test_the_environment_replaces_auto_alone(
-    monkeypatch: pytest.MonkeyPatch, fresh: None
-) -> None:
+def test_the_environment_replaces_auto_alone(monkeypatch: pytest.MonkeyPatch, fresh: None) -> None:
     monkeypatch.setenv("HCNN_FAST_BACKEND", "reference")
     assert backends.resolve("auto", "cpu") == "reference"
     if backends.reasons()["cpu"] is None:
@@ -139,7 +137,7 @@ def test_a_missing_extension_leaves_the_reference_and_says_what_to_do(
     backends._unavailable.cache_clear()
     try:
         assert backends.resolve("auto", "cpu") == "reference"
-        with pytest.raises(RuntimeError, match="does not load .*build it: pip install"):
+        with pytest.raises(RuntimeError, match=r"does not load .*build it: pip install"):
             backends.resolve("cpu", "cpu")
         result = hf.search(linear(), images(), hf.SearchConfig.mcn(0.1, steps=2))
         assert result.value.shape == (4,)

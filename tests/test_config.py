@@ -164,7 +164,7 @@ def test_every_field_has_a_refusal() -> None:
 
 @pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf, "1", None])
 def test_distance_weight_is_a_finite_number(weight: object) -> None:
-    with pytest.raises((ValueError, TypeError), match="^distance_weight is .*expected"):
+    with pytest.raises((ValueError, TypeError), match=r"^distance_weight is .*expected"):
         SearchConfig.hcnn(0.1, weight)  # type: ignore[arg-type]
 
 
@@ -176,7 +176,7 @@ def test_confidence_is_strictly_between_zero_and_one(confidence: object) -> None
 
 @pytest.mark.parametrize("order", [-0.1, -math.inf, math.nan, "2", None, True])
 def test_order_is_a_number_not_below_zero(order: object) -> None:
-    with pytest.raises((ValueError, TypeError), match="^order is .*expected a number >= 0"):
+    with pytest.raises((ValueError, TypeError), match=r"^order is .*expected a number >= 0"):
         SearchConfig.entropy(0.1, order)  # type: ignore[arg-type]
 
 

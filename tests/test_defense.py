@@ -207,7 +207,7 @@ def test_a_tiny_share_keeps_the_most_confident_answer() -> None:
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.1, math.nan, "0.5", [0.5]])
 def test_a_threshold_that_is_no_probability_is_refused(threshold: Any) -> None:
-    with pytest.raises((ValueError, TypeError), match="^threshold is .*expected None or a number"):
+    with pytest.raises((ValueError, TypeError), match=r"^threshold is .*expected None or a number"):
         hf.Defense(linear(), CONFIGS["mcn"], threshold=threshold)
 
 

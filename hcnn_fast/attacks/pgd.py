@@ -86,7 +86,10 @@ def pgd(
         batch_size=batch_size,
     )
     with torch.inference_mode(False), torch.enable_grad():
-        return _run(model, check_images(x, config), y, config, objective)
+        images = check_images(x, config)
+        classes = check_labels(y, images)
+        with torch.autocast(images.device.type, enabled=False):  # precision is an argument
+            return _run(model, images, classes, config, objective)
 
 
 def _run(

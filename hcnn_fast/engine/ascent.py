@@ -82,9 +82,18 @@ def slope(
     order: float,
     backend: str,
 ) -> tuple[Tensor, Tensor]:  # [B], [B, *image]
-    """Objective at each point and its gradient in the input: no weight gradient is computed."""
+    """Objective at each point and its gradient in the input: no weight gradient is computed.
+
+    Raises:
+        ValueError: the logits do not depend on the point by differentiable operations.
+    """
     leaf = point.detach().requires_grad_()
     logits = forward(leaf)
+    if not logits.requires_grad:
+        raise ValueError(
+            "model returned logits without a gradient in x, expected differentiable operations "
+            "(no torch.no_grad, detach or constant output)"
+        )
     value, seed = objective(logits, label, kind, order, backend)
     (gradient,) = torch.autograd.grad(logits, leaf, seed)
     return value, match_layout(gradient, point)

@@ -19,11 +19,15 @@ def check_images(x: object, config: SearchConfig) -> Tensor:
     """x [N, *image] detached, contiguous and clipped to the bounds.
 
     Raises:
-        TypeError: not a tensor, or not float32 or float64.
+        TypeError: not a dense tensor, or not float32 or float64.
         ValueError: no image dimension, NaN or infinite values, or values outside the bounds.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"x is a {type(x).__name__}, expected a torch.Tensor [N, *image]")
+    if x.layout != torch.strided:
+        raise TypeError(
+            f"x is a sparse tensor ({x.layout}), expected a dense one; pass x.to_dense()"
+        )
     low, high = config.bounds
     if not x.is_floating_point():
         raise TypeError(
@@ -59,8 +63,8 @@ def check_images(x: object, config: SearchConfig) -> Tensor:
     return x.clamp(low, high)
 
 
-def check_labels(y: object, x: Tensor, classes: int) -> Tensor:
-    """y [N] int64 class indices on the device of x.
+def check_labels(y: object, x: Tensor, classes: int | None = None) -> Tensor:
+    """y [N] int64 class indices on the device of x, below `classes` where their number is known.
 
     Raises:
         TypeError, ValueError: not integers, another length than x, or outside [0, classes).
@@ -73,7 +77,7 @@ def check_labels(y: object, x: Tensor, classes: int) -> Tensor:
         raise ValueError(f"y has shape {tuple(y.shape)}, expected ({len(x)},), one label an image")
     if y.device != x.device:
         raise ValueError(f"y is on {y.device} and x on {x.device}, expected one device")
-    if len(y) and not (0 <= int(y.min()) and int(y.max()) < classes):
+    if classes is not None and len(y) and not (0 <= int(y.min()) and int(y.max()) < classes):
         raise ValueError(
             f"y has labels in [{int(y.min())}, {int(y.max())}], expected 0 <= label < {classes}"
         )
@@ -114,14 +118,14 @@ def as_logits(output: Any, rows: int) -> Tensor:
         TypeError: no tensor of numbers in it.
         ValueError: another shape than [rows, C].
     """
-    found = output
+    found = getattr(output, "logits", output)
     if isinstance(found, (tuple, list)) and found:
-        found = found[0]
-    found = getattr(found, "logits", found)
+        found = getattr(found[0], "logits", found[0])
     if not isinstance(found, Tensor) or not found.is_floating_point():
+        kind = f" of {found.dtype}" if isinstance(found, Tensor) else ""
         raise TypeError(
-            f"model returned {type(output).__name__}, expected logits as a floating [N, C] tensor, "
-            "a tuple that begins with one, or an object with .logits"
+            f"model returned {type(output).__name__}{kind}, expected logits as a floating [N, C] "
+            "tensor, a tuple that begins with one, or an object with .logits"
         )
     if found.ndim != 2 or found.shape[0] != rows or found.shape[1] < 1:
         raise ValueError(

@@ -39,8 +39,10 @@ def frozen_copy(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: the model cannot be copied and is in training mode.
     """
+    # Parameters made in inference mode cannot take part in a backward pass: those are copied.
     memo: dict[int, Any] = {
-        id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()
+        id(p): nn.Parameter(p.clone() if p.is_inference() else p.detach(), requires_grad=False)
+        for p in model.parameters()
     }
     try:
         frozen = copy.deepcopy(model, memo)

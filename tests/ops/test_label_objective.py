@@ -180,7 +180,9 @@ def test_float64_rows_keep_float64_accuracy(
 ) -> None:
     logits, labels = random_rows(500, 10, 4.0, torch.float64)
     got = evaluate(logits.to(device), labels.to(device), kind, order, backend)
-    for found, exact in zip(got, definition(logits.numpy(), labels.numpy(), kind, order), strict=True):
+    for found, exact in zip(
+        got, definition(logits.numpy(), labels.numpy(), kind, order), strict=True
+    ):
         assert found.dtype == torch.float64
         np.testing.assert_allclose(
             found.numpy(), exact.astype(np.float64), rtol=1e-12, atol=absolute_limit(kind, logits)
@@ -260,9 +262,7 @@ BY_HAND = {
 
 @every_backend
 @pytest.mark.parametrize(("kind", "order"), BY_HAND, ids=str)
-def test_three_classes_by_hand(
-    backend: str, device: torch.device, kind: str, order: float
-) -> None:
+def test_three_classes_by_hand(backend: str, device: torch.device, kind: str, order: float) -> None:
     logits = torch.tensor([[1.0, 2.0, 5.0]], dtype=torch.float64, device=device).log()
     labels = torch.tensor([2], device=device)
     value, gradient = evaluate(logits, labels, kind, order, backend)

@@ -110,7 +110,7 @@ def test_a_tensor_with_one_dimension_too_many_is_refused(
         return  # an image may have any shape
     arguments = VALID[op]()
     arguments[name] = arguments[name][..., None]
-    with pytest.raises(RuntimeError, match="has shape|expected"):
+    with pytest.raises(RuntimeError, match=r"has shape|expected"):
         call(op, arguments, backend, device)
 
 
@@ -138,7 +138,7 @@ def test_a_tensor_with_gaps_is_refused(
     arguments = VALID[op]()
     tensor = arguments[name]
     arguments[name] = torch.stack([tensor, tensor], -1)[..., 0]
-    with pytest.raises(RuntimeError, match="contiguous|dense|stride"):
+    with pytest.raises(RuntimeError, match=r"contiguous|dense|stride"):
         call(op, arguments, backend, device)
 
 

@@ -221,9 +221,7 @@ def one_row(
 ) -> list[float]:
     """Where one candidate is after a step; lists among the options become tensors [1, D]."""
     for name, value in options.items():
-        if isinstance(value, list):
-            options[name] = torch.tensor([value], dtype=dtype, device=device)
-        elif name == "penalty":
+        if isinstance(value, list) or name == "penalty":
             options[name] = torch.tensor([value], dtype=dtype, device=device)
     z = torch.tensor([point], dtype=dtype, device=device)
     ops.pgd_step_(
@@ -268,7 +266,14 @@ def test_a_step_is_clipped_to_the_ball_and_then_to_the_bounds(
 @every_backend
 def test_bounds_other_than_zero_and_one_hold(backend: str, device: torch.device) -> None:
     moved = one_row(
-        backend, device, [-1.75, 2.0], [-1.75, 2.0], [-1.0, 1.0], 9.0, radius=1.0, bounds=(-2.0, 8.0)
+        backend,
+        device,
+        [-1.75, 2.0],
+        [-1.75, 2.0],
+        [-1.0, 1.0],
+        9.0,
+        radius=1.0,
+        bounds=(-2.0, 8.0),
     )
     assert moved == [-2.0, 3.0]
 
@@ -284,9 +289,7 @@ def test_nan_and_zero_gradients_do_not_move(
 
 
 @every_backend
-def test_infinite_gradients_count_as_the_largest_number(
-    backend: str, device: torch.device
-) -> None:
+def test_infinite_gradients_count_as_the_largest_number(backend: str, device: torch.device) -> None:
     buffer = torch.zeros(1, 3, dtype=torch.float64, device=device)
     moved = one_row(
         backend,

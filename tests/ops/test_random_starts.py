@@ -28,7 +28,12 @@ def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[in
     k0, k1 = key
     for _ in range(10):
         first, second = 0xD2511F53 * c0, 0xCD9E8D57 * c2
-        c0, c1, c2, c3 = (second >> 32) ^ c1 ^ k0, second & WORD, (first >> 32) ^ c3 ^ k1, first & WORD
+        c0, c1, c2, c3 = (
+            (second >> 32) ^ c1 ^ k0,
+            second & WORD,
+            (first >> 32) ^ c3 ^ k1,
+            first & WORD,
+        )
         k0, k1 = (k0 + 0x9E3779B9) & WORD, (k1 + 0xBB67AE85) & WORD
     return c0, c1, c2, c3
 
@@ -142,9 +147,7 @@ def test_starts_equal_the_reference(
 
 @every_backend
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_start_zero_is_the_image(
-    backend: str, device: torch.device, dtype: torch.dtype
-) -> None:
+def test_start_zero_is_the_image(backend: str, device: torch.device, dtype: torch.dtype) -> None:
     x = images(5, (3, 4, 4), dtype=dtype).to(device)
     z = draw(x, backend, start=[0] * 5)
     assert torch.equal(z, x)
@@ -189,7 +192,13 @@ def test_labels_starts_seeds_and_images_draw_independently(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
     ("radius", "bounds"),
-    [(0.1, (0.0, 1.0)), (1e-7, (0.0, 1.0)), (5.0, (0.0, 1.0)), (0.3, (-0.1, 0.4)), (1e4, (-1e6, 1e6))],
+    [
+        (0.1, (0.0, 1.0)),
+        (1e-7, (0.0, 1.0)),
+        (5.0, (0.0, 1.0)),
+        (0.3, (-0.1, 0.4)),
+        (1e4, (-1e6, 1e6)),
+    ],
 )
 def test_starts_stay_in_ball_and_bounds(
     backend: str,

@@ -1,4 +1,4 @@
-"""Every registered operation passes torch's own checks, compiles, and uses the threads it is given."""
+"""Every registered operation passes torch's own checks, compiles, and uses its threads."""
 
 from __future__ import annotations
 
@@ -55,7 +55,18 @@ def samples(name: str) -> list[tuple[Any, ...]]:
         "pgd_step_": [positional(whole), positional(plain)],
         "content_hash": [(image, torch.empty(3, dtype=torch.int64))],
         "random_starts": [
-            (image, integers[:3], integers, integers, integers, 7, 0.1, 0.0, 1.0, torch.empty(4, 2, 2))
+            (
+                image,
+                integers[:3],
+                integers,
+                integers,
+                integers,
+                7,
+                0.1,
+                0.0,
+                1.0,
+                torch.empty(4, 2, 2),
+            )
         ],
     }[name]
 
@@ -85,13 +96,16 @@ def test_the_operations_of_the_contract_are_registered() -> None:
 def test_what_an_operation_writes_is_in_its_schema(name: str) -> None:
     schema = getattr(torch.ops.hcnn_fast, name).default._schema
     written = {a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write}
-    assert written == {
-        "build_config": set(),
-        "content_hash": {"out"},
-        "label_objective": {"value", "gradient"},
-        "pgd_step_": {"point", "momentum_buffer", "best", "best_value", "distance", "copy"},
-        "random_starts": {"point"},
-    }[name]
+    assert (
+        written
+        == {
+            "build_config": set(),
+            "content_hash": {"out"},
+            "label_objective": {"value", "gradient"},
+            "pgd_step_": {"point", "momentum_buffer", "best", "best_value", "distance", "copy"},
+            "random_starts": {"point"},
+        }[name]
+    )
     assert len(schema.returns) == (name == "build_config")
 
 
