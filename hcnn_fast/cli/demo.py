@@ -137,7 +137,7 @@ def demo(
     if json_output:
         print(text)
     elif not quiet:
-        _print(measurements, output, time.perf_counter() - began)
+        _print(measurements, config, plan, output, time.perf_counter() - began)
 
 
 def _make_folder(folder: Path) -> None:
@@ -151,13 +151,24 @@ def _make_folder(folder: Path) -> None:
         raise WrongUsage(f"{folder} cannot be written to: {error.strerror}") from error
 
 
-def _print(measurements: list[ModelMeasurement], folder: Path, seconds: float) -> None:
+def _print(
+    measurements: list[ModelMeasurement],
+    config: SearchConfig,
+    plan: AttackPlan,
+    folder: Path,
+    seconds: float,
+) -> None:
     console = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH, highlight=False)
+    console.print(
+        f"Search: MCN in the l_inf ball of radius {config.radius:g}, {config.steps} steps for each"
+        f" label. Attack on the base model: PGD, {plan.steps} steps, {plan.starts} start(s),"
+        f" raising {plan.objective}.\n"
+    )
     for measurement in measurements:
         console.print(accuracy_table(measurement, wide=console.width >= WIDE))
         console.print(rejection_table(measurement))
         console.print()
     for note in NOTES:
-        console.print(f"- {note}", style="italic")
+        console.print(f"- {note}", style="italic", markup=False)
     names = ", ".join(str(folder / name) for name in ("gallery.png", "confidence.png", "demo.json"))
-    console.print(f"\n{seconds:.1f} s; written: {names}")
+    console.print(f"\n{seconds:.1f} s; written: {names}", markup=False)

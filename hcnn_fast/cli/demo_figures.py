@@ -32,7 +32,7 @@ def choose_examples(measurement: ModelMeasurement) -> list[tuple[int, str]]:
     """The first image of each outcome of the strongest attack, as (index, outcome).
 
     Only images that the base model gets right when clean are shown. No choice by eye: outcomes
-    that do not occur are replaced by the next images in order.
+    that do not occur are replaced by the next images in the order of the data.
     """
     attacked = measurement.conditions[-1]
     targets = measurement.targets
@@ -48,14 +48,15 @@ def choose_examples(measurement: ModelMeasurement) -> list[tuple[int, str]]:
         "search ends\nin rejection": ~accepted,
     }
     outcomes = {name: mask & started_right for name, mask in outcomes.items()}
+    every = sorted(
+        (index, name) for name, mask in outcomes.items() for index in mask.nonzero()[:, 0].tolist()
+    )
     chosen: list[tuple[int, str]] = []
-    for name, mask in outcomes.items():
-        found = mask.nonzero().flatten().tolist()
-        chosen += [(found[0], name)] if found else []
-    for name, mask in outcomes.items():
-        for index in mask.nonzero().flatten().tolist()[1:]:
-            if len(chosen) < FEWEST_ROWS:
-                chosen.append((index, name))
+    for example in every:
+        if example[1] not in (name for _, name in chosen):
+            chosen.append(example)
+    others = [example for example in every if example not in chosen]
+    chosen += others[: max(0, FEWEST_ROWS - len(chosen))]
     order = list(outcomes)
     return sorted(chosen, key=lambda item: (order.index(item[1]), item[0]))
 

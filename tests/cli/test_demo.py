@@ -163,6 +163,8 @@ def test_gallery_shows_the_first_image_of_each_outcome() -> None:
 def test_gallery_fills_up_where_an_outcome_is_missing() -> None:
     shown = measurement(base=[1] * 9, defended=[1] * 9, confidence=[0.9] * 9)
     assert [index for index, _ in choose_examples(shown)] == list(range(FEWEST_ROWS))
+    shown = measurement(base=[1, 1, 1, 0, 1], defended=[1, 0, 1, 0, 0], confidence=[0.9] * 5)
+    assert [index for index, _ in choose_examples(shown)] == [3, 1, 0, 2]
 
 
 def test_means_of_no_predictions_are_null() -> None:

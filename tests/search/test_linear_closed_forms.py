@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import closed_forms as truth
 import numpy as np
@@ -299,24 +300,23 @@ def assert_nearest(case: truth.BinaryCase, confidence: float, norm: str, backend
 
 @boxes
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("confidence", [0.6, 0.9, 0.99])
+@pytest.mark.parametrize("confidence", [0.6, 0.95])
 def test_ncn_finds_the_distance_to_the_confident_half_space(
     confidence: float, norm: str, box: bool
 ) -> None:
     infeasible = 0
     for seed in SEEDS:
-        case = truth.binary_case(seed, box=box, images=8)
+        case = truth.binary_case(seed, box=box, images=4, reach=6.0)
         infeasible += assert_nearest(case, confidence, norm, "cpu")
-    labels = 2 * 8 * len(SEEDS)
-    assert infeasible < labels  # some are feasible
-    if confidence == 0.99:
-        assert infeasible > labels // 10  # and where much is asked some are not
+    labels = 2 * 4 * len(SEEDS)
+    assert infeasible < labels - labels // 10
+    assert infeasible > labels // 10 or confidence < 0.9  # both kinds are tried
 
 
 @boxes
 @pytest.mark.parametrize("norm", NORMS)
 def test_ncn_on_the_reference_operations_finds_it_too(norm: str, box: bool) -> None:
-    assert_nearest(truth.binary_case(3, box=box, images=4), 0.9, norm, "reference")
+    assert_nearest(truth.binary_case(3, box=box, images=2, reach=6.0), 0.7, norm, "reference")
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -334,91 +334,127 @@ def test_ncn_of_the_reference_finds_the_distance(norm: str) -> None:
 # Multiclass softmax regression: logit F_l is concave, so its confident points are a convex set.
 
 
-def multiclass_nearest(
-    weight: np.ndarray,  # [C, D]
-    bias: np.ndarray,  # [C]
-    x: np.ndarray,  # [D]
-    radius: float,
-    label: int,
-    confidence: float,
+@dataclass(frozen=True)
+class Softmax:
+    """An image x [D] and a classifier with logits weight . x + bias."""
+
+    weight: np.ndarray  # [C, D]
+    bias: np.ndarray  # [C]
+    x: np.ndarray  # [D]
+    radius: float
+
+    def margin(self, d: np.ndarray, label: int, confidence: float) -> float:
+        """Log odds of the label at x + d beyond the threshold: >= 0 where it is confident."""
+        z = self.weight @ (self.x + d) + self.bias
+        rest = special.logsumexp(np.delete(z, label))
+        return float(z[label] - rest - truth.logit(confidence))
+
+    def slope(self, d: np.ndarray, label: int) -> np.ndarray:  # [D]
+        z = self.weight @ (self.x + d) + self.bias
+        share = special.softmax(np.delete(z, label))
+        return self.weight[label] - share @ np.delete(self.weight, label, axis=0)
+
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:  # [D], [D]
+        low = np.maximum(self.x - self.radius, 0.0) - self.x
+        return low, np.minimum(self.x + self.radius, 1.0) - self.x
+
+    def distance_by_tangents(self, label: int, confidence: float, norm: str) -> float:
+        """Distance to the confident points by cutting planes, to 1e-3 of itself; inf for none.
+
+        Confident points lie on the upper side of every tangent of the concave margin. The nearest
+        point that is above all tangents so far comes from linear (l_inf, l1) or quadratic
+        programming (l2, by the same on its dual) and gives the next tangent.
+        """
+        rows: list[np.ndarray] = []
+        needed: list[float] = []
+        d = np.zeros_like(self.x)
+        if self.margin(d, label, confidence) >= 0.0:
+            return 0.0
+        for _ in range(500):
+            g = self.slope(d, label)
+            rows.append(g)
+            needed.append(float(g @ d) - self.margin(d, label, confidence))
+            nearest = _nearest_above(np.array(rows), np.array(needed), *self.bounds(), norm)
+            if nearest is None:
+                return math.inf
+            d = nearest
+            if self.margin(d, label, confidence) >= -1e-6:
+                return float(truth.norm(d, norm))
+        raise AssertionError("the tangents do not close in")
+
+
+def _nearest_above(
+    rows: np.ndarray,  # [T, D]
+    needed: np.ndarray,  # [T]
+    low: np.ndarray,  # [D]
+    high: np.ndarray,  # [D]
     norm: str,
-) -> float:
-    """Distance by SLSQP, with one more variable, the level, for l_inf and a split for l1."""
-    classes, dimension = weight.shape
-    others = np.arange(classes) != label
-
-    def margin(d: np.ndarray) -> float:  # >= 0 where the label is confident
-        z = weight @ (x + d) + bias
-        return float(z[label] - special.logsumexp(z[others]) - truth.logit(confidence))
-
-    def slope(d: np.ndarray) -> np.ndarray:
-        z = weight @ (x + d) + bias
-        return weight[label] - special.softmax(z[others]) @ weight[others]
-
-    low = np.maximum(x - radius, 0.0) - x
-    high = np.minimum(x + radius, 1.0) - x
-    eye = np.eye(dimension)
-    if norm == "l2":
-        split = eye  # variables are d
-        ranges = list(zip(low, high, strict=True))
-        begin = np.zeros(dimension)
-        cost, cost_slope = (lambda v: 0.5 * v @ v), (lambda v: v)
-    else:  # d = p - n with p, n >= 0
-        split = np.hstack([eye, -eye])
-        ranges = [(0.0, h) for h in high] + [(0.0, -lo) for lo in low]
-        begin = np.zeros(2 * dimension)
-        cost, cost_slope = (lambda v: v.sum()), np.ones_like
-    rules = [
-        {
-            "type": "ineq",
-            "fun": lambda v: margin(split @ v[: split.shape[1]]),
-            "jac": lambda v: np.append(slope(split @ v[: split.shape[1]]) @ split, extra),
-        }
-    ]
-    extra = np.zeros(0)
+) -> np.ndarray | None:  # [D]
+    """argmin |d| with rows . d >= needed and low <= d <= high, or None."""
+    dimension = len(low)
+    split = np.hstack([np.eye(dimension), -np.eye(dimension)])  # d = p - n with p, n >= 0
+    ranges = [(0.0, h) for h in high] + [(0.0, -lo) for lo in low]
+    level = np.hstack([np.eye(2 * dimension), -np.ones((2 * dimension, 1))])
+    above = np.hstack([-rows @ split, np.zeros((len(rows), 1))])
     if norm == "linf":
-        extra = np.zeros(1)
-        size = split.shape[1]
-        ranges.append((0.0, radius))
-        begin = np.append(begin, radius)
-        rows = np.hstack([-np.eye(size), np.ones((size, 1))])
-        rules.append({"type": "ineq", "fun": lambda v: rows @ v, "jac": lambda v: rows})
-        cost, cost_slope = (lambda v: v[-1]), (lambda v: np.append(np.zeros(size), 1.0))
-    solved = optimize.minimize(
-        cost,
-        begin,
-        jac=cost_slope,
-        bounds=ranges,
-        constraints=rules,
-        method="SLSQP",
-        options={"ftol": 1e-12, "maxiter": 500},
+        cost = np.append(np.zeros(2 * dimension), 1.0)
+        table, limits = np.vstack([above, level]), np.append(-needed, np.zeros(2 * dimension))
+    else:
+        cost = np.append(np.ones(2 * dimension), 0.0)
+        table, limits = above, -needed
+    solved = optimize.linprog(
+        cost, A_ub=table, b_ub=limits, bounds=[*ranges, (0.0, None)], method="highs"
     )
-    d = split @ solved.x[: split.shape[1]]
+    if solved.status == 2:
+        return None
     assert solved.success, solved.message
-    assert margin(d) > -1e-6
-    return float(truth.norm(d, norm))
+    if norm != "l2":
+        return split @ solved.x[:-1]
+
+    def dual(multiplier: np.ndarray) -> tuple[float, np.ndarray]:  # to be minimised
+        d = np.clip(multiplier @ rows, low, high)
+        value = 0.5 * d @ d - multiplier @ (rows @ d - needed)
+        return -value, rows @ d - needed
+
+    best = optimize.minimize(
+        dual,
+        np.zeros(len(rows)),
+        jac=True,
+        bounds=[(0.0, None)] * len(rows),
+        method="L-BFGS-B",
+        options={"ftol": 1e-15, "gtol": 1e-10, "maxiter": 5000},
+    )
+    return np.clip(best.x @ rows, low, high)
+
+
+def softmax_case(seed: int, images: int) -> list[Softmax]:
+    rng = np.random.default_rng(seed)
+    dimension, classes = 4, 4
+    weight = 4.0 * rng.normal(size=(classes, dimension))
+    x = rng.uniform(0.0, 1.0, size=(images, dimension))
+    bias = rng.normal(size=classes) - weight @ x.mean(0)
+    return [Softmax(weight, bias, row, radius=0.3) for row in x]
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_ncn_on_softmax_regression_agrees_with_sequential_quadratic_programming(
-    norm: str,
-) -> None:
-    compared = 0
+def test_ncn_on_softmax_regression_comes_near_the_distance_by_cutting_planes(norm: str) -> None:
+    confidence = 0.7
+    ratios = []
     for seed in range(8):
-        rng = np.random.default_rng(seed)
-        dimension, classes, radius, confidence = 4, 4, 0.3, 0.7
-        weight = 4.0 * rng.normal(size=(classes, dimension))
-        x = rng.uniform(0.0, 1.0, size=(3, dimension))
-        bias = rng.normal(size=classes) - weight @ x.mean(0)
-        model = truth.classifier(weight, bias)
-        config = hf.SearchConfig.ncn(radius, confidence, norm, steps=40)
-        result = hf.search(model, torch.from_numpy(x), config)
-        for n in range(len(x)):
-            for label in range(classes):
-                found = -float(result.label_value[n, label])
-                if math.isinf(found):
-                    continue
-                nearest = multiclass_nearest(weight, bias, x[n], radius, label, confidence, norm)
-                print(norm, seed, n, label, found, nearest, found / max(nearest, 1e-9))
-                compared += 1
-    assert compared >= 20
+        cases = softmax_case(seed, images=3)
+        model = truth.classifier(cases[0].weight, cases[0].bias)
+        x = torch.from_numpy(np.stack([case.x for case in cases]))
+        config = hf.SearchConfig.ncn(0.3, confidence, norm, steps=40)
+        found = -hf.search(model, x, config).label_value.double().numpy()
+        for n, case in enumerate(cases):
+            for label in range(4):
+                nearest = case.distance_by_tangents(label, confidence, norm)
+                assert math.isinf(nearest) == math.isinf(found[n, label])
+                assert found[n, label] >= nearest * (1.0 - 1e-3)
+                if 0.0 < nearest < math.inf:
+                    ratios.append(found[n, label] / nearest)
+    assert len(ratios) >= 30
+    near = np.mean(np.array(ratios) <= 1.01)
+    # The nearest point for l_inf and l1 often lies where two rivals tie, which smooth steps circle.
+    assert near >= (0.95 if norm == "l2" else 0.7), f"{near:.0%} within 1 %"
+    assert max(ratios) <= (1.05 if norm == "l2" else 1.4)
