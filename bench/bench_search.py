@@ -59,7 +59,7 @@ def _record(benchmark: Any, images: int, steps: int) -> None:
 @pytest.mark.parametrize(("count", "steps"), CASES, ids=IDS)
 def bench_search(benchmark: Any, model: nn.Module, images: Tensor, count: int, steps: int) -> None:
     config = hf.SearchConfig.mcn(RADIUS, steps=steps)
-    benchmark.pedantic(hf.search, args=(model, images[:count], config), rounds=5, warmup_rounds=1)
+    benchmark.pedantic(hf.search, args=(model, images[:count], config), rounds=3, warmup_rounds=1)
     _record(benchmark, count, steps)
 
 
@@ -69,7 +69,7 @@ def bench_torchattacks(
     benchmark: Any, model: nn.Module, images: Tensor, count: int, steps: int
 ) -> None:
     benchmark.pedantic(
-        label_loop_torchattacks, args=(model, images[:count], steps), rounds=5, warmup_rounds=1
+        label_loop_torchattacks, args=(model, images[:count], steps), rounds=3, warmup_rounds=1
     )
     _record(benchmark, count, steps)
 

@@ -59,7 +59,7 @@ def search(model: Classifier, x: Tensor, config: SearchConfig) -> SearchResult:
 
     MCN and the entropy search make one run of `config.steps` steps per label and start: MCN climbs
     log F_l, which has the maximiser of F_l and no vanishing gradient. HCNN with distance_weight > 0
-    makes a second run from the best point of the first, which climbs F_l weighed against the
+    makes a second run from the most confident point, which climbs F_l weighed against the
     distance. NCN makes a second run that approaches the image from the most confident point (see
     `engine.nearest`); it is always in float32. An image never gets a value below its own.
 

@@ -58,8 +58,7 @@ class Climb:
         order: order of the entropy.
         step_sizes: length of every step, in input units.
         momentum: factor on the accumulated gradient.
-        distance_weight: weight of |z - x| in the score that chooses the best point.
-        weighed: whether the moves weigh the distance too, or only the score does.
+        distance_weight: weight of |z - x| in the moves and in the score of a point.
         norm: norm of the distance.
         downhill: go down the objective instead of up; the score is then its negative.
     """
@@ -69,7 +68,6 @@ class Climb:
     step_sizes: tuple[float, ...]
     momentum: float = 0.0
     distance_weight: float = 0.0
-    weighed: bool = False
     norm: Norm = "linf"
     downhill: bool = False
 
@@ -143,10 +141,12 @@ def ascend(
     buffer = torch.zeros_like(point) if climb.momentum > 0.0 else None
     away = distance(point, ball, candidates.index, climb.norm) if climb.distance_weight else None
     step_size = torch.empty_like(best_value)
-    penalty = torch.empty_like(best_value) if climb.weighed else None
+    penalty = torch.empty_like(best_value) if climb.distance_weight else None
     gathered = 0.0  # sum of the weights of the gradients in the momentum buffer
     for size in climb.step_sizes:
-        value, gradient = _scored(forward, point, candidates.label, climb, ball.backend)
+        value, gradient = slope(
+            forward, point, candidates.label, climb.kind, climb.order, ball.backend
+        )
         gathered = climb.momentum * gathered + 1.0
         if penalty is not None:
             penalty.fill_(climb.distance_weight * gathered)
@@ -162,7 +162,7 @@ def ascend(
             momentum=climb.momentum,
             penalty=penalty,
             norm=climb.norm,
-            value=value,
+            value=-value if climb.downhill else value,
             distance_weight=climb.distance_weight,
             best=best,
             best_value=best_value,
@@ -172,32 +172,12 @@ def ascend(
     with torch.no_grad():
         logits = forward(point)
     score, _ = objective(logits, candidates.label, climb.kind, climb.order, ball.backend)
-    score = _value_of(score, climb)
+    score = -score if climb.downhill else score
     if away is not None:
         score = score - climb.distance_weight * away
     better = score > best_value
     best = torch.where(better.view((-1,) + (1,) * (best.ndim - 1)), point, best)
     return best, torch.where(better, score, best_value)
-
-
-def _scored(
-    forward: Forward,
-    point: Tensor,  # [B, *image]
-    label: Tensor,  # [B]
-    climb: Climb,
-    backend: str,
-) -> tuple[Tensor, Tensor]:  # [B], [B, *image]
-    value, gradient = slope(forward, point, label, climb.kind, climb.order, backend)
-    return _value_of(value, climb).to(point.dtype), gradient
-
-
-def _value_of(value: Tensor, climb: Climb) -> Tensor:
-    """What a point is judged by: weighed against a distance, log F_l counts as F_l."""
-    if climb.downhill:
-        return -value
-    if climb.distance_weight and climb.kind == "log_probability":
-        return value.exp()
-    return value
 
 
 def distance(

@@ -27,9 +27,12 @@ def first_best(
     value: Tensor,  # [N, K]
     second: Tensor,  # [N, K]
 ) -> Tensor:  # [N] int64
-    """Index of the largest value in each row, the first of equals; rows of -inf go by `second`."""
-    hopeless = (value == -math.inf).all(1, keepdim=True)
-    key = torch.where(hopeless, second, value)
+    """Index of the largest value in each row; of equals the largest `second`, then the first.
+
+    Equal values are often only equal once rounded: probabilities that round to 1, or -inf for
+    all labels of an infeasible problem.
+    """
+    key = torch.where(value == value.amax(1, keepdim=True), second, -math.inf)
     position = torch.arange(key.shape[1], device=key.device)
-    top = key == key.amax(1, keepdim=True)
+    top = (key == key.amax(1, keepdim=True)) & (value == value.amax(1, keepdim=True))
     return torch.where(top, position, key.shape[1]).amin(1)

@@ -128,8 +128,6 @@ class Solver:
             order=1.0 if config.order is None else config.order,
             step_sizes=config.step_sizes(),
             momentum=config.momentum,
-            distance_weight=config.distance_weight,
-            norm=config.distance_norm,
         )
         best, _ = ascend(self.model.fast, candidates, ball, first)
         if self.phases == 1:
@@ -150,7 +148,6 @@ class Solver:
             step_sizes=config.step_sizes(second_run=True),
             momentum=config.momentum,
             distance_weight=config.distance_weight,
-            weighed=True,
             norm=config.distance_norm,
         )
         best, _ = ascend(self.model.fast, again, ball, second)

@@ -27,7 +27,7 @@ class _Run:
     point: Tensor  # [*image]
     logits: Tensor  # [C]
     value: float
-    certainty: float  # log F_l, which ranks runs that are all infeasible
+    certainty: float  # log F_l, which ranks runs whose values are equal once rounded
 
 
 def search(model: Classifier, x: Tensor, config: SearchConfig) -> SearchResult:
@@ -92,10 +92,8 @@ def _search_image(model: Classifier, x: Tensor, config: SearchConfig) -> dict[st
 
 
 def _best(runs: list[_Run]) -> _Run:
-    """The run of largest value, the first of equals; if all are infeasible, the most certain."""
-    if all(run.value == -math.inf for run in runs):
-        return max(runs, key=lambda run: run.certainty)
-    return max(runs, key=lambda run: run.value)
+    """The run of largest value, of equals the most certain, then the first."""
+    return max(runs, key=lambda run: (run.value, run.certainty))
 
 
 def _run(
@@ -148,10 +146,10 @@ def _climb(
 ) -> Tensor:
     """T gradient steps; the best of the T + 1 points by value - distance_weight * |z - x|.
 
-    Where a distance counts, points are judged by F_l, also while log F_l is climbed; the moves
-    weigh the distance only in the second run (`weighed`).
+    Only HCNN's second run (`weighed`) counts the distance, in the score and in the moves.
     """
     order = 1.0 if config.order is None else config.order
+    weight = config.distance_weight if weighed else 0.0
     point = z[None].clone()
     best = point.clone()
     best_value = point.new_full((1,), -math.inf)
@@ -160,10 +158,8 @@ def _climb(
     gathered = 0.0
     for size in (*config.step_sizes(second_run=weighed), None):
         value, gradient = _slope(model, point[0], label, kind, order)
-        if config.distance_weight > 0 and kind == "log_probability":
-            value = value.exp()
         if size is None:
-            score = value - config.distance_weight * away
+            score = value - weight * away
             return point[0] if bool(score > best_value) else best[0]
         gathered = config.momentum * gathered + 1.0
         operations.pgd_step_(
@@ -176,10 +172,10 @@ def _climb(
             bounds=config.bounds,
             momentum_buffer=buffer,
             momentum=config.momentum,
-            penalty=point.new_full((1,), config.distance_weight * gathered) if weighed else None,
+            penalty=point.new_full((1,), weight * gathered) if weighed else None,
             norm=config.distance_norm,
             value=value[None],
-            distance_weight=config.distance_weight,
+            distance_weight=weight,
             best=best,
             best_value=best_value,
             distance=away,

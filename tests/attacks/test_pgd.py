@@ -121,6 +121,22 @@ def test_the_first_restart_that_succeeds_wins_or_else_the_largest_objective() ->
     assert attempts == {0, 1, 2, 3}
 
 
+def test_a_restart_that_succeeds_beats_one_of_larger_objective() -> None:
+    # flat on both sides of 1/2: left the right class is merely unlikely, right it has lost
+    sides = torch.tensor([[0.36, 0.32, 0.32], [0.45, 0.54, 0.01]]).log()
+
+    def two_sides(z: Tensor) -> Tensor:
+        return sides[(z[:, 0] > 0.5).long()] + 0.0 * z[:, :1]
+
+    x, y = torch.full((50, 2), 0.5), torch.zeros(50).long()
+    x[:, 1] = torch.linspace(0.1, 0.9, 50)
+    result = attack(two_sides, x, y, starts=3, steps=1)
+    assert 35 < int(result.success.sum()) < 50  # 7 of 8 images have a start on the right
+    assert torch.equal(result.success, result.point[:, 0] > 0.5)
+    assert set(result.attempt[result.success].tolist()) == {0, 1, 2}
+    assert result.attempt[~result.success].tolist() == [0] * int((~result.success).sum())
+
+
 def test_the_best_point_of_a_run_is_kept() -> None:
     # steps longer than the ball jump from corner to corner: the last point is not the best
     model, x = convolutional(), images(20)
