@@ -47,7 +47,9 @@ CONFIGS = {
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-7}  # results give values in float32
 
 all_configs = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
-dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+dtypes = pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64], ids=["float32", "float64"]
+)
 
 
 def differing_rows(a: Tensor, b: Tensor, limit: float) -> Tensor:  # [...] -> [rows] bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import closed_forms as truth
@@ -245,7 +246,7 @@ def test_entropy_falls_with_the_order_and_certifies_confidence(
     confidence = float(torch.softmax(logits, 1).amax())
     of = {order: float(entropy(logits, order, backend)[0]) for order in ORDERS}
     values = list(of.values())
-    assert all(after <= before + 1e-9 for before, after in zip(values, values[1:], strict=False))
+    assert all(after <= before + 1e-9 for before, after in itertools.pairwise(values))
     lowest = of[math.inf]
     for order, value in of.items():
         assert confidence >= math.exp(-value) - 1e-9  # H_a <= h implies c >= e^-h
