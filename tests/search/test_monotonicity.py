@@ -119,8 +119,10 @@ def test_the_entropy_found_is_at_most_that_of_the_image(order: float, starts: in
     model, x = smooth_network(0), images(0)
     config = hf.SearchConfig.entropy(0.1, order, steps=10, starts=starts)
     result = hf.search(model, x, config)
-    own = -torch.tensor([renyi(row, order) for row in torch.softmax(model(x), 1).detach().numpy()])
-    there = -torch.tensor([renyi(row, order) for row in torch.softmax(result.logits, 1).numpy()])
+    clean = torch.softmax(model(x), 1).detach().numpy()
+    own = -torch.tensor([renyi(row, order) for row in clean], dtype=torch.float64)
+    reached = torch.softmax(result.logits, 1).numpy()
+    there = -torch.tensor([renyi(row, order) for row in reached], dtype=torch.float64)
     torch.testing.assert_close(result.value.double(), there, rtol=1e-6, atol=1e-6)
     assert bool((result.value >= own - 1e-6).all())
     if order > 0.0:  # the number of possible classes is flat
