@@ -44,10 +44,18 @@ def plan_batch_size(
     forward: Callable[[Tensor], Tensor],
     x: Tensor,  # [N, *image], N >= 1
 ) -> int:
-    """Candidates per pass, from the activations that one image leaves for its backward pass."""
+    """Candidates per pass, from the activations that one image leaves for its backward pass.
+
+    Where memory fails already here, one: the search itself then says whether one is too many.
+    """
     image = x[:1].clone().requires_grad_()
-    with torch.enable_grad(), _saved_bytes() as sizes:
-        forward(image)
+    try:
+        with torch.enable_grad(), _saved_bytes() as sizes:
+            forward(image)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return 1
     if x.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(x.device)
         points = 8 * x[0].numel() * x.element_size()

@@ -192,18 +192,20 @@ def test_ncn_that_nothing_satisfies_keeps_the_first_of_equally_confident_points(
 def test_labels_that_tie_exactly_go_to_the_lowest(
     search: Callable[..., hf.SearchResult],
 ) -> None:
-    """Classes 1 and 3 have the same weights, so the same runs to the bit."""
-    model = linear(dtype=torch.float64)
-    with torch.no_grad():
-        for tensor in (model[1].weight, model[1].bias):
-            tensor[3] = tensor[1]
-            tensor[[0, 2, 4]] *= 0.1
-        model[1].bias[1] += 5.0
-        model[1].bias[3] += 5.0
-    x = images(3, dtype=torch.float64)
-    result = search(model, x, CONFIGS["mcn"].replace(starts=1))
-    assert torch.equal(result.label_value[:, 1], result.label_value[:, 3])
-    assert result.label.tolist() == [1, 1, 1]
+    """Seen from the middle, the classes are mirror images of each other, without any rounding."""
+    slope = torch.tensor([1.0, -0.5, 2.0, 0.25], dtype=torch.float64)
+
+    def mirrored(x: Tensor) -> Tensor:
+        odds = ((x - 0.5) * slope).sum(1, keepdim=True)
+        return torch.cat([odds, -odds], dim=1)
+
+    x = torch.full((3, 4), 0.5, dtype=torch.float64)
+    config = hf.SearchConfig.mcn(0.125, steps=4, bounds=(-1.0, 2.0))
+    for problem in (config, hf.SearchConfig.hcnn(0.125, 0.25, steps=4, bounds=(-1.0, 2.0))):
+        result = search(mirrored, x, problem)
+        assert torch.equal(result.label_value[:, 0], result.label_value[:, 1])
+        assert bool((result.label_value[:, 0] > 0.5).all())
+        assert result.label.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("search", [hf.search, hf.reference.search], ids=["fast", "reference"])
