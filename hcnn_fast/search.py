@@ -34,8 +34,8 @@ class SearchResult:
         label_value, label_confidence, label_prediction: [N, L], the same figures for each label.
         label_point: [N, L, *image], the best point of each label, or None.
         steps: [N] int64, gradient steps spent on each image.
-        forwards, backwards: passes of single images through the model, in all, without the one or
-            two that plan the search.
+        forwards, backwards: passes of single images through the model, in all, without the few
+            that plan the search.
     """
 
     point: Tensor

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -27,17 +26,33 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-@contextmanager
-def _saved_bytes() -> Iterator[list[int]]:
-    """Collect the size of every tensor that autograd keeps for a backward pass."""
+def _saved_bytes(
+    forward: Callable[[Tensor], Tensor],
+    x: Tensor,  # [B, *image]
+) -> list[int]:
+    """Size of every tensor that autograd keeps for the backward pass of these images, in order."""
     sizes: list[int] = []
 
     def pack(tensor: Tensor) -> Tensor:
         sizes.append(tensor.numel() * tensor.element_size())
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield sizes
+    keep = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with torch.enable_grad(), keep:
+        forward(x.clone().requires_grad_())
+    return sizes
+
+
+def activation_bytes(
+    forward: Callable[[Tensor], Tensor],
+    image: Tensor,  # [1, *image]
+) -> list[int]:
+    """What one more image adds to the tensors kept for a backward pass, weights apart."""
+    one = _saved_bytes(forward, image)
+    two = _saved_bytes(forward, torch.cat([image, image]))
+    if len(one) != len(two):  # the model's path depends on its batch: count weights too
+        return one
+    return [more - less for less, more in zip(one, two, strict=True)]
 
 
 def plan_batch_size(
@@ -48,20 +63,17 @@ def plan_batch_size(
 
     Where memory fails already here, one: the search itself then says whether one is too many.
     """
-    image = x[:1].clone().requires_grad_()
     try:
-        with torch.enable_grad(), _saved_bytes() as sizes:
-            forward(image)
+        sizes = activation_bytes(forward, x[:1])
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         return 1
+    point = x[0].numel() * x.element_size()
     if x.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(x.device)
-        points = 8 * x[0].numel() * x.element_size()
-        return max(1, min(LARGEST_BATCH, int(GPU_SHARE * free / (2 * sum(sizes) + points))))
-    layer = max(sizes, default=x[0].numel() * x.element_size())
-    return max(CPU_LEAST, min(LARGEST_BATCH, CPU_LAYER_BYTES // max(layer, 1)))
+        return max(1, min(LARGEST_BATCH, int(GPU_SHARE * free / (2 * sum(sizes) + 8 * point))))
+    return max(CPU_LEAST, min(LARGEST_BATCH, CPU_LAYER_BYTES // max([*sizes, point])))
 
 
 def in_batches(total: int, size: int, run: Callable[[int, int], None]) -> int:

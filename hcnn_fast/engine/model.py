@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hcnn_fast.config import Precision
 from hcnn_fast.engine.inputs import Classifier, as_logits
+from hcnn_fast.engine.layers import replace_grey_convolutions
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 _WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -95,6 +96,8 @@ class PreparedModel:
         self._exact: Classifier = model
         if isinstance(model, nn.Module):
             self._exact = channels_last(frozen_copy(model), image, model)
+            if self._exact is not model and image.device.type == "cpu":
+                replace_grey_convolutions(self._exact)
         self._fast = self._exact
         self._dtype = DTYPES.get(precision)
         if self._dtype is not None and isinstance(self._exact, nn.Module):

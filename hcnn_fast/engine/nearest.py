@@ -1,9 +1,11 @@
 """The nearest confident point: repeated projection of the image onto the linearised constraint.
 
 Instead of a bisection on the radius with a search at each (spec H.2), every step takes log odds of
-the label as linear around the current point, finds the point of the box nearest to the image that
-is then confident enough, and goes there: Newton's method on the constraint, exact in one step for
-a linear model of two classes.
+the label as linear around a point and finds the point of the box nearest to the image that is then
+confident enough: Newton's method on the constraint, exact in one step for a linear model of two
+classes. Where the constraint bends, full steps would circle. A merit, the distance plus a penalty
+for missing confidence, decides whether a step is kept; one that is not is halved. The last steps
+go back from the best point outside towards the nearest one inside, by the secant.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from hcnn_fast.config import Norm
 from hcnn_fast.engine.ascent import Ball, Candidates, Forward, distance, objective, slope
 
 OVERSHOOT = 1e-4  # log odds beyond the threshold that a step aims at, so that it arrives inside
+PENALTY = 3.0  # on missing log odds, in units of their price: distance paid per unit of log odds
+SECANT_STEPS = 3
 
 
 def approach(
@@ -34,26 +38,47 @@ def approach(
     """
     threshold = math.log(confidence) - math.log1p(-confidence)
     shape = (-1,) + (1,) * (candidates.point.ndim - 1)
+    index, label = candidates.index, candidates.label
     point = candidates.point.clone()
-    found = point.clone()
+    found, held, aim = point, point, point
     found_distance = torch.full((len(point),), math.inf, dtype=point.dtype, device=point.device)
-    gradient = None
-    for step in range(steps + 1):
-        if step < steps:
-            value, gradient = slope(forward, point, candidates.label, "log_odds", 1.0, ball.backend)
-        else:
-            with torch.no_grad():
-                value, _ = objective(
-                    forward(point), candidates.label, "log_odds", 1.0, ball.backend
-                )
+    merit, stride = found_distance, torch.ones_like(found_distance)
+    found_margin = held_margin = torch.zeros_like(found_distance)
+    for step in range(steps):
+        value, gradient = slope(forward, point, label, "log_odds", 1.0, ball.backend)
         margin = value - threshold
-        away = distance(point, ball, candidates.index, norm)
+        away = distance(point, ball, index, norm)
         better = (margin >= 0.5 * OVERSHOOT) & (away < found_distance)
         found = torch.where(better.view(shape), point, found)
         found_distance = torch.where(better, away, found_distance)
-        if step < steps and gradient is not None:
-            point = nearest_point(point, gradient, margin - OVERSHOOT, ball, candidates.index, norm)
-    return found, found_distance
+        found_margin = torch.where(better, margin, found_margin) if step else margin
+
+        missing = margin - OVERSHOOT
+        target = nearest_point(point, gradient, missing, ball, index, norm)
+        needed = needed_from_image(point, gradient, missing, ball, index)
+        price = torch.where(needed > 0, distance(target, ball, index, norm) / needed, 0.0)
+        new_merit = away + PENALTY * price * (0.5 * OVERSHOOT - margin).clamp_min(0.0)
+        kept = new_merit < merit
+        held = torch.where(kept.view(shape), point, held)
+        held_margin = torch.where(kept, margin, held_margin)
+        aim = torch.where(kept.view(shape), target, aim)
+        merit = torch.where(kept, new_merit, merit)
+        stride = torch.where(kept, (2.0 * stride).clamp_max(1.0), 0.5 * stride)
+        point = held + stride.view(shape) * (aim - held)
+        if step >= steps - SECANT_STEPS:
+            inside = (found_margin - OVERSHOOT).clamp_min(0.0)
+            outside = (held_margin < 0.5 * OVERSHOOT) & (found_margin > held_margin)
+            share = (inside / (found_margin - held_margin)).clamp(0.0, 1.0)
+            between = found + share.view(shape) * (held - found)
+            point = torch.where(outside.view(shape), between, point)
+    with torch.no_grad():
+        value, _ = objective(forward(point), label, "log_odds", 1.0, ball.backend)
+    away = distance(point, ball, index, norm)
+    better = (value - threshold >= 0.5 * OVERSHOOT) & (away < found_distance)
+    return (
+        torch.where(better.view(shape), point, found),
+        torch.where(better, away, found_distance),
+    )
 
 
 def nearest_point(
@@ -69,12 +94,12 @@ def nearest_point(
     Where no point of them reaches it, the one that comes closest to it.
     """
     x = ball.image[index].flatten(1)  # [B, D]
-    g = torch.nan_to_num(gradient.flatten(1), nan=0.0, posinf=0.0, neginf=0.0)
+    g = _finite_rows(gradient)
     lower = (x - ball.radius).clamp_min(ball.bounds[0])
     upper = (x + ball.radius).clamp_max(ball.bounds[1])
     weight = g.abs()
     room = torch.where(g > 0, upper - x, x - lower)  # how far each entry may go uphill
-    needed = ((g * (point.flatten(1) - x)).double().sum(1) - margin.double()).to(x.dtype)  # [B]
+    needed = needed_from_image(point, gradient, margin, ball, index)  # [B]
     if norm == "l1":
         length = _fill_steepest_first(weight, room, needed)
     else:
@@ -82,6 +107,23 @@ def nearest_point(
         length = _grow_together(weight, rate, room, needed)
     moved = torch.minimum(torch.maximum(x + g.sign() * length, lower), upper)
     return moved.view_as(point)
+
+
+def needed_from_image(
+    point: Tensor,  # [B, *image]
+    gradient: Tensor,  # [B, *image]
+    margin: Tensor,  # [B]
+    ball: Ball,
+    index: Tensor,  # [B] int64
+) -> Tensor:  # [B]
+    """What gradient . (z - image) must reach so that margin + gradient . (z - point) >= 0."""
+    way = (point - ball.image[index]).flatten(1)  # [B, D]
+    gained = (_finite_rows(gradient) * way).double().sum(1)
+    return (gained - margin.double()).to(point.dtype)
+
+
+def _finite_rows(gradient: Tensor) -> Tensor:  # [B, *image] -> [B, D]
+    return torch.nan_to_num(gradient.flatten(1), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _grow_together(

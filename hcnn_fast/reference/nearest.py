@@ -12,6 +12,8 @@ from hcnn_fast.config import SearchConfig
 from hcnn_fast.reference.operations import norm_of
 
 OVERSHOOT = 1e-4  # log odds beyond the threshold that a step aims at
+PENALTY = 3.0  # on missing log odds, in units of their price: distance paid per unit of log odds
+SECANT_STEPS = 3
 
 
 def approach(
@@ -22,24 +24,51 @@ def approach(
 ) -> Tensor:  # [*image]
     """Nearest point with F_l >= p that the iteration meets, or `begin` if it meets none.
 
-    Each step takes logit(F_l) as linear around z and goes to the point of ball and bounds nearest
-    to the image that then has logit(F_l) >= logit(p), or comes closest to it.
+    Each step takes logit(F_l) as linear around z and aims at the point of ball and bounds nearest
+    to the image that then has logit(F_l) >= logit(p), or comes closest to it. Where z has a better
+    merit (distance + penalty for what is missing) than the point held so far, it is held instead,
+    and the next z is its aim; where not, the step from the held point is halved. The last steps
+    try the secant between the nearest confident point and the held one, if that lies outside.
     """
     assert config.confidence is not None
     threshold = math.log(config.confidence) - math.log1p(-config.confidence)
+    norm = config.distance_norm
     lower = (x - config.radius).clamp_min(config.bounds[0])
     upper = (x + config.radius).clamp_max(config.bounds[1])
-    z, found, found_distance = begin, begin, math.inf
-    for step in range(config.steps + 1):
+
+    def away(z: Tensor) -> float:
+        return float(norm_of((z - x)[None], norm)[0])
+
+    z = found = held = aim = begin
+    found_distance = merit = math.inf
+    found_margin = held_margin = 0.0
+    stride = 1.0
+    for step in range(config.steps):
         odds, g = slope(z)
         margin = float(odds) - threshold
-        away = float(norm_of((z - x)[None], config.distance_norm)[0])
-        if margin >= 0.5 * OVERSHOOT and away < found_distance:
-            found, found_distance = z, away
-        if step < config.steps:
-            g = torch.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0)
-            needed = float((g * (z - x)).double().sum()) - (margin - OVERSHOOT)
-            z = project(x, g, needed, lower, upper, config.distance_norm)
+        better = margin >= 0.5 * OVERSHOOT and away(z) < found_distance
+        if better:
+            found, found_distance = z, away(z)
+        if better or step == 0:
+            found_margin = margin
+        g = torch.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0)
+        needed = float((g * (z - x)).double().sum()) - (margin - OVERSHOOT)
+        target = project(x, g, needed, lower, upper, norm)
+        price = away(target) / needed if needed > 0.0 else 0.0
+        new_merit = away(z) + PENALTY * price * max(0.5 * OVERSHOOT - margin, 0.0)
+        if new_merit < merit:
+            held, held_margin, aim, merit = z, margin, target, new_merit
+            stride = min(2.0 * stride, 1.0)
+        else:
+            stride = 0.5 * stride
+        z = held + stride * (aim - held)
+        secant = step >= config.steps - SECANT_STEPS
+        if secant and held_margin < 0.5 * OVERSHOOT and found_margin > held_margin:
+            share = max(found_margin - OVERSHOOT, 0.0) / (found_margin - held_margin)
+            z = found + min(share, 1.0) * (held - found)
+    odds, _ = slope(z)
+    if float(odds) - threshold >= 0.5 * OVERSHOOT and away(z) < found_distance:
+        found = z
     return found
 
 

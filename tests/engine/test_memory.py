@@ -13,7 +13,12 @@ from torch import Tensor, nn
 
 import hcnn_fast as hf
 from hcnn_fast.engine import memory
-from hcnn_fast.engine.memory import in_batches, is_out_of_memory, plan_batch_size
+from hcnn_fast.engine.memory import (
+    activation_bytes,
+    in_batches,
+    is_out_of_memory,
+    plan_batch_size,
+)
 
 OUT_OF_MEMORY: dict[str, BaseException] = {
     "torch": torch.OutOfMemoryError("CUDA out of memory."),
@@ -133,6 +138,13 @@ def test_the_plan_takes_fewer_images_where_layers_are_larger() -> None:
     assert plans == sorted(plans, reverse=True)
     assert plans[0] > plans[-1]
     assert all(1 <= plan <= memory.LARGEST_BATCH for plan in plans)
+
+
+def test_the_plan_does_not_count_the_weights() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 3000), nn.Tanh(), nn.Linear(3000, 2))
+    model.requires_grad_(False)
+    assert max(activation_bytes(model, images(1))) == 4 * 3000  # of 576,000 bytes of weights
+    assert plan_batch_size(model, images(1)) == memory.CPU_LAYER_BYTES // (4 * 3000)
 
 
 def test_planning_leaves_no_gradient_behind() -> None:

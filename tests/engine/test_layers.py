@@ -1,0 +1,75 @@
+"""One-channel convolutions with a cheaper input gradient."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hcnn_fast.engine.layers import GreyConv2d, replace_grey_convolutions
+
+GEOMETRIES = [
+    {"kernel_size": 4, "stride": 2, "padding": 1},
+    {"kernel_size": 3, "padding": 1},
+    {"kernel_size": (3, 5), "stride": (2, 1), "padding": (0, 3), "bias": False},
+    {"kernel_size": 2, "stride": 3},
+    {"kernel_size": 1},
+]
+
+
+def input_gradient(layer: nn.Module, maps: Tensor, direction: Tensor) -> Tensor:
+    leaf = maps.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(layer(leaf), leaf, direction)
+    return gradient
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_the_input_gradient_is_that_of_the_convolution(
+    geometry: dict[str, int], channels_last: bool
+) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(1, 7, **geometry).double().requires_grad_(False)
+    if channels_last:
+        layer = layer.to(memory_format=torch.channels_last)
+    cheaper = copy.deepcopy(layer)
+    replace_grey_convolutions(cheaper)
+    assert type(cheaper) is GreyConv2d
+    maps = torch.rand(3, 1, 11, 13, dtype=torch.float64)
+    output = layer(maps)
+    assert torch.equal(cheaper(maps), output)
+    direction = torch.randn_like(output)
+    torch.testing.assert_close(
+        input_gradient(cheaper, maps, direction), input_gradient(layer, maps, direction)
+    )
+
+
+def test_the_input_gradient_keeps_the_dtype_of_the_maps_in_low_precision() -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(1, 7, 3, padding=1).requires_grad_(False)
+    cheaper = copy.deepcopy(layer)
+    replace_grey_convolutions(cheaper)
+    maps, direction = torch.rand(2, 1, 9, 9), torch.randn(2, 7, 9, 9)
+    exact = input_gradient(layer, maps, direction)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = input_gradient(cheaper, maps, direction.bfloat16())
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, exact, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(2, 4, 3),
+        nn.Conv2d(1, 4, 3, dilation=2),
+        nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular"),
+        nn.Conv2d(1, 4, 3, padding="same"),
+        nn.ConvTranspose2d(1, 4, 3),
+    ],
+)
+def test_other_convolutions_stay_as_they_are(layer: nn.Module) -> None:
+    kind = type(layer)
+    replace_grey_convolutions(layer)
+    assert type(layer) is kind
