@@ -12,8 +12,9 @@ from types import FrameType
 @contextmanager
 def deferred_interrupt() -> Iterator[None]:
     """Hold back Ctrl-C until the block is done, then raise KeyboardInterrupt."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals reach the main thread alone
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield  # signals reach the main thread alone, and nobody where the caller ignores them
         return
     received: list[int] = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,18 +114,36 @@ def test_place_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
         RowFile(tmp_path / "rows.csv", COLUMNS)
 
 
+@pytest.fixture
+def handler() -> Iterator[None]:
+    """Whatever started the tests, Ctrl-C is handled as Python does; a job control may ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def interrupt_a_write(reached: list[str]) -> None:
+    with deferred_interrupt():
+        signal.raise_signal(signal.SIGINT)
+        reached.append("the end")
+
+
+@pytest.mark.usefixtures("handler")
 def test_interrupt_waits_for_the_end_of_a_write() -> None:
-    reached = []
-
-    def write() -> None:
-        with deferred_interrupt():
-            signal.raise_signal(signal.SIGINT)
-            reached.append("the end")
-
+    reached: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        write()
+        interrupt_a_write(reached)
     assert reached == ["the end"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("handler")
+def test_interrupt_that_the_process_ignores_stays_ignored() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    reached: list[str] = []
+    interrupt_a_write(reached)
+    assert reached == ["the end"]
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 @pytest.mark.parametrize("counts", [(), (3,), (1, 0, 2000)])
