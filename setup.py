@@ -34,6 +34,7 @@ NVCC_FLAGS = [
     "-O3",
     "-std=c++20",
     "--fmad=false",
+    "--expt-relaxed-constexpr",  # numeric_limits in device code
     "-DUSE_CUDA",  # opens the stable ABI's CUDA functions
     "-Xcompiler=-fvisibility=hidden,-ffp-contract=off,-Wall",
 ]

@@ -6,10 +6,21 @@ compiled implementations check shapes, dtypes, devices and layouts and name the 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from hcnn_fast import backends, reference
+
+
+def implementation(backend: str) -> Any:
+    """Where a backend's operations are, with the arguments of their schemas in order."""
+    if backend == "triton":
+        from hcnn_fast import kernels
+
+        return kernels
+    return torch.ops.hcnn_fast
 
 
 def label_objective(
@@ -23,10 +34,11 @@ def label_objective(
     backend: str = "auto",
 ) -> None:
     """Objective of every row and its gradient in the logits; see `reference.label_objective`."""
-    if backends.resolve(backend, logits.device.type) == "reference":
+    chosen = backends.resolve(backend, logits.device.type)
+    if chosen == "reference":
         reference.label_objective(logits, labels, kind, order=order, value=value, gradient=gradient)
         return
-    torch.ops.hcnn_fast.label_objective(logits, labels, kind, order, value, gradient)
+    implementation(chosen).label_objective(logits, labels, kind, order, value, gradient)
 
 
 def pgd_step_(
@@ -48,13 +60,16 @@ def pgd_step_(
     best_value: Tensor | None = None,  # [B]
     distance: Tensor | None = None,  # [B]
     copy: Tensor | None = None,  # [B, *image] float16 or bfloat16
+    previous: Tensor | None = None,  # [B, *image]
+    motion: Tensor | None = None,  # [B] uint8
     backend: str = "auto",
 ) -> None:
     """One projected-gradient step for every candidate; see `reference.pgd_step_`.
 
     All [B, *image] tensors and `image` share one dense layout (any order of strides).
     """
-    if backends.resolve(backend, point.device.type) == "reference":
+    chosen = backends.resolve(backend, point.device.type)
+    if chosen == "reference":
         reference.pgd_step_(
             point,
             gradient,
@@ -73,9 +88,11 @@ def pgd_step_(
             best_value=best_value,
             distance=distance,
             copy=copy,
+            previous=previous,
+            motion=motion,
         )
         return
-    torch.ops.hcnn_fast.pgd_step_(
+    implementation(chosen).pgd_step_(
         point,
         gradient,
         image,
@@ -94,6 +111,8 @@ def pgd_step_(
         best_value,
         distance,
         copy,
+        previous,
+        motion,
     )
 
 
@@ -104,10 +123,11 @@ def content_hash(
 ) -> Tensor:  # [N] int64
     """A 64-bit hash of each image's values; see `reference.content_hash`."""
     out = torch.empty(len(image), dtype=torch.int64, device=image.device)
-    if backends.resolve(backend, image.device.type) == "reference":
+    chosen = backends.resolve(backend, image.device.type)
+    if chosen == "reference":
         reference.content_hash(image, out=out)
     else:
-        torch.ops.hcnn_fast.content_hash(image.contiguous(), out)
+        implementation(chosen).content_hash(image.contiguous(), out)
     return out
 
 
@@ -127,7 +147,8 @@ def random_starts(
     point = torch.empty(
         (len(image_index), *image.shape[1:]), dtype=image.dtype, device=image.device
     )
-    if backends.resolve(backend, image.device.type) == "reference":
+    chosen = backends.resolve(backend, image.device.type)
+    if chosen == "reference":
         reference.random_starts(
             image,
             image_hash,
@@ -140,7 +161,7 @@ def random_starts(
             point=point,
         )
     else:
-        torch.ops.hcnn_fast.random_starts(
+        implementation(chosen).random_starts(
             image.contiguous(),
             image_hash,
             image_index,
@@ -155,10 +176,56 @@ def random_starts(
     return point
 
 
+def select(
+    point: Tensor,  # [n * L * S, *image] float32 or float64, by image, then label, then start
+    logits: Tensor,  # [n * L * S, C]
+    value: Tensor,  # [n * L * S] float32 or float64
+    certainty: Tensor,  # [n * L * S] dtype of value
+    *,
+    labels: int,
+    starts: int,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # [n, L], [n], [n, *image], [n]
+    """Best row of every label, winning label's position, its point and prediction.
+
+    See `reference.select`.
+    """
+    images = len(point) // (labels * starts)
+    row = torch.empty((images, labels), dtype=torch.int64, device=point.device)
+    winner, prediction = torch.empty_like(row[:, 0]), torch.empty_like(row[:, 0])
+    best_point = torch.empty_like(point[:images])
+    chosen = backends.resolve(backend, point.device.type)
+    if chosen == "reference":
+        reference.select(
+            point,
+            logits,
+            value,
+            certainty,
+            starts,
+            row=row,
+            winner=winner,
+            best_point=best_point,
+            prediction=prediction,
+        )
+    else:
+        implementation(chosen).select(
+            point,
+            logits.contiguous(),
+            value,
+            certainty,
+            starts,
+            row,
+            winner,
+            best_point,
+            prediction,
+        )
+    return row, winner, best_point, prediction
+
+
 def _writes_in_place(*_: object) -> None:
     """Fake of every operation: all of them write into tensors given to them."""
 
 
 if backends.reasons()["cpu"] is None:
-    for _name in ("label_objective", "pgd_step_", "content_hash", "random_starts"):
+    for _name in ("label_objective", "pgd_step_", "content_hash", "random_starts", "select"):
         torch.library.register_fake(f"hcnn_fast::{_name}", _writes_in_place)

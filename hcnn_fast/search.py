@@ -120,7 +120,7 @@ def _search_blocks(
     winner = torch.cat([block.winner for block in blocks])[:, None]  # [N, 1]
     points = [block.label_point for block in blocks if block.label_point is not None]
     value = label_value.gather(1, winner)[:, 0]
-    prediction = logits.argmax(1)
+    prediction = torch.cat([block.prediction for block in blocks])
     label_prediction = label_logits.argmax(2)
     if config.objective == "entropy":
         labels, label = label_prediction, prediction.clone()

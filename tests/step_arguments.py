@@ -9,7 +9,16 @@ from torch import Tensor
 
 Arguments = dict[str, Any]
 
-WRITTEN = ("point", "momentum_buffer", "best", "best_value", "distance", "copy")
+WRITTEN = (
+    "point",
+    "momentum_buffer",
+    "best",
+    "best_value",
+    "distance",
+    "copy",
+    "previous",
+    "motion",
+)
 SPECIAL = (0.0, -0.0, float("inf"), -float("inf"), float("nan"), 1e-45, -1e-45, 1.0, 1.0, -1.0)
 
 
@@ -24,6 +33,7 @@ def step_arguments(
     momentum: float | None = 0.75,
     penalised: bool = True,
     keeps_best: bool = True,
+    watched: bool = True,
     norm: str = "linf",
     radius: float = 0.125,
     bounds: tuple[float, float] = (0.0, 1.0),
@@ -35,7 +45,8 @@ def step_arguments(
     """All keyword arguments of one call; what an option turns off is None.
 
     Half of the pixels of a point are off the image by less than the radius, a quarter lie on the
-    boundary of the ball and a quarter on the image. `special` puts zeros, infinities, NaN, the
+    boundary of the ball and a quarter on the image. A third of the candidates are where a step to
+    nowhere leaves them, and a third come back to where they were (`watched`). `special` puts zeros, infinities, NaN, the
     smallest numbers and ties among the gradients.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -75,6 +86,8 @@ def step_arguments(
         "best_value": None,
         "distance": None,
         "copy": None,
+        "previous": None,
+        "motion": None,
     }
     if momentum is not None:
         arguments["momentum_buffer"] = (uniform(rows, *shape) - 0.5).to(dtype)
@@ -89,6 +102,9 @@ def step_arguments(
         arguments["distance"] = uniform(rows).to(dtype)
     if copy_dtype is not None:
         arguments["copy"] = torch.zeros(rows, *shape, dtype=copy_dtype)
+    if watched:
+        arguments["previous"] = x + (2.0 * uniform(rows, *shape) - 1.0).to(dtype) * radius
+        arguments["motion"] = torch.full((rows,), 9, dtype=torch.uint8)
     for name, value in arguments.items():
         if isinstance(value, Tensor):
             if channels_last and value.ndim == 4:

@@ -1,16 +1,13 @@
 // label_objective on the CPU: one row at a time in float64, rounded once.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
 #include <cmath>
 #include <limits>
 #include <string>
 #include <vector>
 
-#include "../checks.h"
-#include "../scalar_math.h"
+#include "../arguments.h"
 #include "clones.h"
 
 namespace hcnn_fast {
@@ -93,13 +90,13 @@ HCNN_FAST_CLONES void label_slope(
 
 // Objectives of one label; everything follows from the log odds o = Z_l - log sum_k e^Z_k:
 // F_l = sigmoid(o), and F_k is the softmax among the others times sigmoid(-o).
-double label_row(const std::string& kind, double* z, double* e, int64_t label, int64_t classes) {
+double label_row(Kind kind, double* z, double* e, int64_t label, int64_t classes) {
   const double own = z[label];
   z[label] = -kInfinity;
   const double rival = largest(z, classes);
-  if (kind == "margin") {
+  if (kind == Kind::margin) {
     const int64_t first = first_equal(z, classes, rival);
-    bool not_a_number = false;  // which `largest` passes over
+    bool not_a_number = own != own;  // which `largest` passes over
     for (int64_t k = 0; k < classes; ++k) {
       not_a_number |= z[k] != z[k];
       e[k] = 0.0;
@@ -113,21 +110,9 @@ double label_row(const std::string& kind, double* z, double* e, int64_t label, i
   shift_and_exponentiate(z, 1.0, rival, e, classes);
   e[label] = 0.0;
   const double total = sum(e, classes);
-  const double odds = (own - rival) - std::log(total);
-  double value = odds;
-  double factor = 1.0;
-  if (kind == "log_probability") {
-    value = log_sigmoid(odds);
-    factor = sigmoid(-odds);
-  } else if (kind == "cross_entropy") {
-    value = -log_sigmoid(odds);
-    factor = -sigmoid(-odds);
-  } else if (kind == "probability") {
-    value = sigmoid(odds);
-    factor = value * sigmoid(-odds);
-  }
-  label_slope(e, label, factor, total, classes);
-  return value;
+  const OddsObjective objective = of_log_odds(kind, (own - rival) - std::log(total));
+  label_slope(e, label, objective.factor, total, classes);
+  return objective.value;
 }
 
 // -H of one row, Shannon for order 1, Renyi otherwise; closed forms and limits of the order.
@@ -136,7 +121,7 @@ double entropy_row(double order, const double* z, double* e, int64_t classes) {
   shift_and_exponentiate(z, 1.0, top, e, classes);
   const double total = sum(e, classes);
   const double log_total = std::log(total);
-  if (std::fabs(order - 1.0) < 1e-7) {
+  if (is_shannon(order)) {
     double value = 0.0;
     for (int64_t k = 0; k < classes; ++k) {
       const double f = e[k] / total;
@@ -176,21 +161,9 @@ double entropy_row(double order, const double* z, double* e, int64_t classes) {
 }
 
 template <typename T, typename V>
-void run(
-    const Tensor& logits,
-    const Tensor& labels,
-    const std::string& kind,
-    double order,
-    const Tensor& value,
-    const Tensor& gradient) {
-  const int64_t rows = logits.size(0);
-  const int64_t classes = logits.size(1);
-  const auto* z = static_cast<const T*>(logits.data_ptr());
-  const auto* label = static_cast<const int64_t*>(labels.data_ptr());
-  auto* out = static_cast<V*>(value.data_ptr());
-  auto* slope = static_cast<T*>(gradient.data_ptr());
-  const bool entropy = kind == "negative_entropy";
-  const int64_t grain = std::max<int64_t>(1, 4096 / std::max<int64_t>(1, classes));
+void run(const ObjectiveArguments<T, V>& a, int64_t rows) {
+  const int64_t classes = a.classes;
+  const int64_t grain = std::max<int64_t>(1, 4096 / classes);
   torch::stable::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
     thread_local std::vector<double> scratch;
     scratch.resize(static_cast<size_t>(2 * classes));
@@ -198,13 +171,14 @@ void run(
     double* e = row + classes;
     for (int64_t b = begin; b < end; ++b) {
       for (int64_t k = 0; k < classes; ++k) {
-        row[k] = static_cast<double>(z[b * classes + k]);
+        row[k] = static_cast<double>(static_cast<V>(a.logits[b * classes + k]));
       }
-      const double v = entropy ? entropy_row(order, row, e, classes)
-                               : label_row(kind, row, e, label[b], classes);
-      out[b] = static_cast<V>(v);
+      const double v = a.kind == Kind::negative_entropy
+                           ? entropy_row(a.order, row, e, classes)
+                           : label_row(a.kind, row, e, a.labels[b], classes);
+      a.value[b] = static_cast<V>(v);
       for (int64_t k = 0; k < classes; ++k) {
-        slope[b * classes + k] = static_cast<T>(static_cast<V>(e[k]));
+        a.gradient[b * classes + k] = static_cast<T>(static_cast<V>(e[k]));
       }
     }
   });
@@ -217,52 +191,19 @@ void label_objective(
     double order,
     Tensor value,
     Tensor gradient) {
-  check_defined(logits, "logits");
-  STD_TORCH_CHECK(
-      logits.dim() == 2 && logits.size(1) >= 1 && logits.is_contiguous(),
-      "logits has shape ",
-      describe(logits),
-      ", expected a contiguous [B, C] with C >= 1");
-  const int64_t rows = logits.size(0);
-  const ScalarType dtype = logits.scalar_type();
-  const ScalarType value_dtype =
-      dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  check_vector(labels, "labels", rows, ScalarType::Long, logits);
-  check_vector(value, "value", rows, value_dtype, logits);
-  check_rows_like(gradient, "gradient", rows, logits);
-  check_dtype(gradient, "gradient", dtype);
-  STD_TORCH_CHECK(gradient.is_contiguous(), "gradient is not contiguous");
-  check_separate(
-      {span_of(gradient, "gradient"),
-       span_of(value, "value"),
-       span_of(logits, "logits"),
-       span_of(labels, "labels")},
-      2);
-  if (kind == "negative_entropy") {
-    STD_TORCH_CHECK(order >= 0.0, "order is ", order, ", expected a number >= 0");
-  } else {
-    STD_TORCH_CHECK(
-        kind == "probability" || kind == "log_probability" || kind == "cross_entropy" ||
-            kind == "log_odds" || kind == "margin",
-        "kind is '",
-        kind,
-        "', expected probability, log_probability, cross_entropy, log_odds, margin or "
-        "negative_entropy");
-    check_index(labels, "labels", logits.size(1));
-  }
-  switch (dtype) {
-    case ScalarType::Float:
-      return run<float, float>(logits, labels, kind, order, value, gradient);
-    case ScalarType::Double:
-      return run<double, double>(logits, labels, kind, order, value, gradient);
-    case ScalarType::BFloat16:
-      return run<torch::headeronly::BFloat16, float>(logits, labels, kind, order, value, gradient);
-    case ScalarType::Half:
-      return run<torch::headeronly::Half, float>(logits, labels, kind, order, value, gradient);
-    default:
-      STD_TORCH_CHECK(
-          false, "logits has scalar type ", static_cast<int>(dtype), ", expected a floating type");
-  }
+  const Kind chosen = check_label_objective(logits, labels, kind, order, value, gradient);
+  with_logit_type(logits, [&]<typename T>(T) {
+    using V = std::conditional_t<std::is_same_v<T, double>, double, float>;
+    const ObjectiveArguments<T, V> arguments{
+        data<const T>(logits),
+        data<const int64_t>(labels),
+        data<V>(value),
+        data<T>(gradient),
+        logits.size(1),
+        chosen,
+        order};
+    run(arguments, logits.size(0));
+  });
 }
 
 }  // namespace

@@ -1,37 +1,20 @@
 // pgd_step_ on the CPU: candidates in parallel, each row of memory touched while it is in cache.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
 #include <cmath>
 #include <cstring>
-#include <optional>
 #include <string>
 #include <type_traits>
 #include <vector>
 
-#include "../checks.h"
-#include "../scalar_math.h"
+#include "../arguments.h"
 #include "clones.h"
 
 namespace hcnn_fast {
 namespace {
 
-using torch::headeronly::BFloat16;
-using torch::headeronly::Half;
-
-enum class Norm { l1, l2, linf };
-
 constexpr int64_t kLanes = 8;
-
-// What is the same for every candidate.
-template <typename T>
-struct Step {
-  int64_t elements;
-  T radius, lower, upper, momentum;
-  Norm norm;
-};
 
 // One bfloat16 as the float whose upper half it is; written so that compilers vectorise it.
 HCNN_FAST_HD float widen(BFloat16 g) {
@@ -39,6 +22,12 @@ HCNN_FAST_HD float widen(BFloat16 g) {
   float value;
   std::memcpy(&value, &bits, sizeof(value));
   return value;
+}
+// The nearest bfloat16, ties to even; points are never NaN.
+HCNN_FAST_HD uint16_t narrow(float v) {
+  uint32_t bits;
+  std::memcpy(&bits, &v, sizeof(bits));
+  return static_cast<uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
 }
 HCNN_FAST_HD float widen(Half g) {
   return static_cast<float>(g);
@@ -75,7 +64,7 @@ HCNN_FAST_HD void accumulate_into(T* m, const G* g, T scale, T momentum, int64_t
 }
 
 template <typename G, typename T>
-HCNN_FAST_HD void move_along(T* z, const G* m, const T* x, T step, const Step<T>& s) {
+HCNN_FAST_HD void move_along(T* z, const G* m, const T* x, T step, const StepSettings<T>& s) {
   for (int64_t i = 0; i < s.elements; ++i) {
     const T moved = z[i] + signed_step(step, finite<T>(widen(m[i])));
     z[i] = clip(moved, ball_lower(x[i], s.radius, s.lower), ball_upper(x[i], s.radius, s.upper));
@@ -83,15 +72,15 @@ HCNN_FAST_HD void move_along(T* z, const G* m, const T* x, T step, const Step<T>
 }
 
 // Multiversioned entry points; target_clones does not take templates.
-#define HCNN_FAST_ROW_LOOPS(G, T)                                                      \
-  HCNN_FAST_CLONES T largest(const G* g, int64_t n, T) {                               \
-    return largest_of<G, T>(g, n);                                                     \
-  }                                                                                    \
-  HCNN_FAST_CLONES void accumulate(T* m, const G* g, T scale, T momentum, int64_t n) { \
-    accumulate_into<G, T>(m, g, scale, momentum, n);                                   \
-  }                                                                                    \
-  HCNN_FAST_CLONES void move(T* z, const G* m, const T* x, T step, const Step<T>& s) { \
-    move_along<G, T>(z, m, x, step, s);                                                \
+#define HCNN_FAST_ROW_LOOPS(G, T)                                                              \
+  HCNN_FAST_CLONES T largest(const G* g, int64_t n, T) {                                       \
+    return largest_of<G, T>(g, n);                                                             \
+  }                                                                                            \
+  HCNN_FAST_CLONES void accumulate(T* m, const G* g, T scale, T momentum, int64_t n) {         \
+    accumulate_into<G, T>(m, g, scale, momentum, n);                                           \
+  }                                                                                            \
+  HCNN_FAST_CLONES void move(T* z, const G* m, const T* x, T step, const StepSettings<T>& s) { \
+    move_along<G, T>(z, m, x, step, s);                                                        \
   }
 HCNN_FAST_ROW_LOOPS(float, float)
 HCNN_FAST_ROW_LOOPS(BFloat16, float)
@@ -141,7 +130,7 @@ T distance_of(const T* z, const T* x, int64_t elements, Norm norm) {
 
 // The move weighed against threshold * |z - x|; see the reference for the rule of each norm.
 template <typename T>
-void penalised_move(T* z, const T* m, const T* x, T step, T threshold, const Step<T>& s) {
+void penalised_move(T* z, const T* m, const T* x, T step, T threshold, const StepSettings<T>& s) {
   const auto place = [&](int64_t i, T moved) {
     z[i] = clip(moved, ball_lower(x[i], s.radius, s.lower), ball_upper(x[i], s.radius, s.upper));
   };
@@ -178,49 +167,49 @@ void penalised_move(T* z, const T* m, const T* x, T step, T threshold, const Ste
   }
 }
 
+HCNN_FAST_CLONES void copy_row(BFloat16* to, const float* from, int64_t elements) {
+  for (int64_t i = 0; i < elements; ++i) {
+    to[i].x = narrow(from[i]);
+  }
+}
+
 template <typename C, typename T>
 void copy_row(C* to, const T* from, int64_t elements) {
   for (int64_t i = 0; i < elements; ++i) {
-    to[i] = static_cast<C>(from[i]);
+    to[i] = static_cast<C>(static_cast<float>(from[i]));
   }
 }
 
 template <typename T>
-T* data(const std::optional<Tensor>& tensor) {
-  return tensor.has_value() ? static_cast<T*>(tensor->data_ptr()) : nullptr;
+bool same_row(const T* a, const T* b, int64_t elements) {
+  bool same = true;
+  for (int64_t i = 0; i < elements; ++i) {
+    same &= a[i] == b[i];
+  }
+  return same;
 }
 
-// The tensors of one call, all optional ones as null pointers where absent.
 template <typename G, typename T>
-struct Arguments {
-  T* point;
-  const G* gradient;
-  const T* image;
-  const int64_t* image_index;
-  const T* step_size;
-  T* momentum_buffer;
-  const T* penalty;
-  const T* value;
-  T distance_weight;
-  T* best;
-  T* best_value;
-  T* distance;
-  void* copy;
-  ScalarType copy_type;
-};
-
-template <typename G, typename T>
-void step_row(const Arguments<G, T>& a, const Step<T>& s, int64_t b, T* scratch) {
+void step_row(
+    const StepArguments<G, T>& a,
+    const StepSettings<T>& s,
+    int64_t b,
+    T* scratch) {  // [2, elements] where motion is asked for or a penalty goes without a buffer
   const int64_t n = s.elements;
+  const size_t bytes = static_cast<size_t>(n) * sizeof(T);
   T* z = a.point + b * n;
   const G* g = a.gradient + b * n;
   const T* x = a.image + a.image_index[b] * n;
+  T* old = scratch + n;
   if (a.best != nullptr) {
-    const T score = a.distance ? a.value[b] - a.distance_weight * a.distance[b] : a.value[b];
+    const T score = a.distance ? a.value[b] - s.distance_weight * a.distance[b] : a.value[b];
     if (score > a.best_value[b]) {
-      std::memcpy(a.best + b * n, z, static_cast<size_t>(n) * sizeof(T));
+      std::memcpy(a.best + b * n, z, bytes);
       a.best_value[b] = score;
     }
+  }
+  if (a.motion != nullptr) {
+    std::memcpy(old, z, bytes);
   }
   const T step = a.step_size[b];
   if (a.momentum_buffer == nullptr && a.penalty == nullptr) {
@@ -229,7 +218,7 @@ void step_row(const Arguments<G, T>& a, const Step<T>& s, int64_t b, T* scratch)
     const T scale = largest(g, n, T(0));
     T* m = a.momentum_buffer ? a.momentum_buffer + b * n : scratch;
     if (a.momentum_buffer == nullptr) {
-      std::memset(scratch, 0, static_cast<size_t>(n) * sizeof(T));
+      std::memset(scratch, 0, bytes);
     }
     accumulate(m, g, scale, a.momentum_buffer ? s.momentum : T(0), n);
     if (a.penalty == nullptr) {
@@ -241,45 +230,32 @@ void step_row(const Arguments<G, T>& a, const Step<T>& s, int64_t b, T* scratch)
   if (a.distance != nullptr) {
     a.distance[b] = distance_of(z, x, n, s.norm);
   }
-  if (a.copy != nullptr) {
-    if (a.copy_type == ScalarType::BFloat16) {
-      copy_row(static_cast<BFloat16*>(a.copy) + b * n, z, n);
-    } else {
-      copy_row(static_cast<Half*>(a.copy) + b * n, z, n);
+  if (a.copy_bfloat16 != nullptr) {
+    copy_row(a.copy_bfloat16 + b * n, z, n);
+  }
+  if (a.copy_half != nullptr) {
+    copy_row(a.copy_half + b * n, z, n);
+  }
+  if (a.motion != nullptr) {
+    T* previous = a.previous ? a.previous + b * n : nullptr;
+    const bool returned = previous != nullptr && same_row(z, previous, n);
+    a.motion[b] = same_row(z, old, n) ? kStill : (returned ? kReturned : kMoved);
+    if (previous != nullptr) {
+      std::memcpy(previous, old, bytes);
     }
   }
 }
 
 template <typename G, typename T>
-void run(const Arguments<G, T>& arguments, const Step<T>& step, int64_t rows) {
+void run(const StepArguments<G, T>& arguments, const StepSettings<T>& step, int64_t rows) {
   const int64_t grain = std::max<int64_t>(1, 8192 / std::max<int64_t>(1, step.elements));
   torch::stable::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
     thread_local std::vector<T> scratch;
-    if (arguments.penalty != nullptr && arguments.momentum_buffer == nullptr) {
-      scratch.resize(static_cast<size_t>(step.elements));
-    }
+    scratch.resize(static_cast<size_t>(2 * step.elements));
     for (int64_t b = begin; b < end; ++b) {
       step_row(arguments, step, b, scratch.data());
     }
   });
-}
-
-void check_optional_rows(
-    const std::optional<Tensor>& tensor,
-    const char* name,
-    const Tensor& point) {
-  if (tensor.has_value()) {
-    check_rows_like(*tensor, name, point.size(0), point);
-  }
-}
-
-void check_optional_vector(
-    const std::optional<Tensor>& tensor,
-    const char* name,
-    const Tensor& point) {
-  if (tensor.has_value()) {
-    check_vector(*tensor, name, point.size(0), point.scalar_type(), point);
-  }
 }
 
 void pgd_step(
@@ -291,120 +267,26 @@ void pgd_step(
     double radius,
     double lower,
     double upper,
-    std::optional<Tensor> momentum_buffer,
+    OptionalTensor momentum_buffer,
     double momentum,
-    std::optional<Tensor> penalty,
+    OptionalTensor penalty,
     std::string norm,
-    std::optional<Tensor> value,
+    OptionalTensor value,
     double distance_weight,
-    std::optional<Tensor> best,
-    std::optional<Tensor> best_value,
-    std::optional<Tensor> distance,
-    std::optional<Tensor> copy) {
-  check_dense_rows(point, "point");
-  const int64_t rows = point.size(0);
-  const ScalarType dtype = point.scalar_type();
-  STD_TORCH_CHECK(
-      dtype == ScalarType::Float || dtype == ScalarType::Double,
-      "point has scalar type ",
-      static_cast<int>(dtype),
-      ", expected float32 or float64");
-  check_rows_like(gradient, "gradient", rows, point);
-  check_dense_rows(image, "image");
-  check_rows_like(image, "image", image.size(0), point);
-  check_dtype(image, "image", dtype);
-  check_vector(image_index, "image_index", rows, ScalarType::Long, point);
-  check_index(image_index, "image_index", image.size(0));
-  check_vector(step_size, "step_size", rows, dtype, point);
-  STD_TORCH_CHECK(radius >= 0.0, "radius is ", radius, ", expected a number >= 0");
-  STD_TORCH_CHECK(lower <= upper, "lower is ", lower, ", expected at most upper, ", upper);
-  STD_TORCH_CHECK(
-      norm == "l1" || norm == "l2" || norm == "linf",
-      "norm is '",
-      norm,
-      "', expected l1, l2 or linf");
-  check_optional_rows(momentum_buffer, "momentum_buffer", point);
-  check_optional_vector(penalty, "penalty", point);
-  check_optional_vector(value, "value", point);
-  check_optional_rows(best, "best", point);
-  check_optional_vector(best_value, "best_value", point);
-  check_optional_vector(distance, "distance", point);
-  check_optional_rows(copy, "copy", point);
-  STD_TORCH_CHECK(
-      best.has_value() == best_value.has_value() && best.has_value() <= value.has_value(),
-      "best needs best_value and value");
-  if (momentum_buffer.has_value()) {
-    check_dtype(*momentum_buffer, "momentum_buffer", dtype);
-  }
-  if (best.has_value()) {
-    check_dtype(*best, "best", dtype);
-  }
-  if (copy.has_value()) {
-    STD_TORCH_CHECK(
-        copy->scalar_type() == ScalarType::BFloat16 || copy->scalar_type() == ScalarType::Half,
-        "copy has scalar type ",
-        static_cast<int>(copy->scalar_type()),
-        ", expected bfloat16 or float16");
-  }
-  std::vector<Span> spans{span_of(point, "point")};
-  const auto add = [&](const std::optional<Tensor>& tensor, const char* name) {
-    if (tensor.has_value()) {
-      spans.push_back(span_of(*tensor, name));
-    }
-  };
-  add(momentum_buffer, "momentum_buffer");
-  add(best, "best");
-  add(best_value, "best_value");
-  add(distance, "distance");
-  add(copy, "copy");
-  const size_t written = spans.size();
-  add(gradient, "gradient");
-  add(image, "image");
-  add(image_index, "image_index");
-  add(step_size, "step_size");
-  add(penalty, "penalty");
-  add(value, "value");
-  check_separate(spans, written);
-  const int64_t elements = row_elements(point);
-  const Norm kind = norm == "l1" ? Norm::l1 : (norm == "l2" ? Norm::l2 : Norm::linf);
-  const auto call = [&]<typename G, typename T>(const G* slope, T) {
-    const Arguments<G, T> arguments{
-        static_cast<T*>(point.data_ptr()),
-        slope,
-        static_cast<const T*>(image.data_ptr()),
-        static_cast<const int64_t*>(image_index.data_ptr()),
-        static_cast<const T*>(step_size.data_ptr()),
-        data<T>(momentum_buffer),
-        data<T>(penalty),
-        data<T>(value),
-        static_cast<T>(distance_weight),
-        data<T>(best),
-        data<T>(best_value),
-        data<T>(distance),
-        copy.has_value() ? copy->data_ptr() : nullptr,
-        copy.has_value() ? copy->scalar_type() : ScalarType::Float};
-    const Step<T> step{
-        elements,
-        static_cast<T>(radius),
-        static_cast<T>(lower),
-        static_cast<T>(upper),
-        static_cast<T>(momentum),
-        kind};
-    run(arguments, step, rows);
-  };
-  const void* slope = gradient.data_ptr();
-  const ScalarType slope_dtype = gradient.scalar_type();
-  if (dtype == ScalarType::Double) {
-    check_dtype(gradient, "gradient", ScalarType::Double);
-    call(static_cast<const double*>(slope), double{});
-  } else if (slope_dtype == ScalarType::BFloat16) {
-    call(static_cast<const BFloat16*>(slope), float{});
-  } else if (slope_dtype == ScalarType::Half) {
-    call(static_cast<const Half*>(slope), float{});
-  } else {
-    check_dtype(gradient, "gradient", ScalarType::Float);
-    call(static_cast<const float*>(slope), float{});
-  }
+    OptionalTensor best,
+    OptionalTensor best_value,
+    OptionalTensor distance,
+    OptionalTensor copy,
+    OptionalTensor previous,
+    OptionalTensor motion) {
+  const StepTensors tensors{point,      gradient, image, image_index,     step_size,
+                            radius,     lower,    upper, momentum_buffer, momentum,
+                            penalty,    norm,     value, distance_weight, best,
+                            best_value, distance, copy,  previous,        motion};
+  check_pgd_step(tensors);
+  with_step_types(tensors, [&](const auto& arguments, const auto& settings) {
+    run(arguments, settings, point.size(0));
+  });
 }
 
 }  // namespace

@@ -20,7 +20,6 @@ from hcnn_fast.engine.inputs import (
 )
 from hcnn_fast.engine.memory import in_batches, plan_batch_size
 from hcnn_fast.engine.model import PreparedModel, resolve_precision
-from hcnn_fast.engine.selection import first_best
 
 Objective = Literal["cross_entropy", "margin", "log_odds"]
 
@@ -132,7 +131,7 @@ def _run(
     in_batches(rows, batch, run)
     wrong = prediction != candidates.label
     rank = torch.where(wrong, torch.inf, value).view(len(x), config.starts)
-    attempt = first_best(rank, rank)
+    attempt = rank.argmax(1)  # the first of equals
     chosen = torch.arange(len(x), device=x.device) * config.starts + attempt
     return AttackResult(
         point=point[chosen],

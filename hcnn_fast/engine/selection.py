@@ -1,8 +1,6 @@
-"""Which labels are tried and which candidate wins, with the tie rules of the contract."""
+"""Which labels are tried."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
@@ -21,18 +19,3 @@ def likeliest_labels(logits: Tensor, count: int | None) -> Tensor:  # [N, C] -> 
         raise ValueError(f"labels is {count}, expected at most the model's {classes} classes")
     ranked = logits.argsort(dim=1, descending=True, stable=True)
     return ranked[:, :count].sort(1).values
-
-
-def first_best(
-    value: Tensor,  # [N, K]
-    second: Tensor,  # [N, K]
-) -> Tensor:  # [N] int64
-    """Index of the largest value in each row; of equals the largest `second`, then the first.
-
-    Equal values are often only equal once rounded: probabilities that round to 1, or -inf for
-    all labels of an infeasible problem.
-    """
-    key = torch.where(value == value.amax(1, keepdim=True), second, -math.inf)
-    position = torch.arange(key.shape[1], device=key.device)
-    top = (key == key.amax(1, keepdim=True)) & (value == value.amax(1, keepdim=True))
-    return torch.where(top, position, key.shape[1]).amin(1)

@@ -15,7 +15,6 @@ from hcnn_fast.engine.inputs import check_finite
 from hcnn_fast.engine.memory import in_batches
 from hcnn_fast.engine.model import PreparedModel
 from hcnn_fast.engine.nearest import approach
-from hcnn_fast.engine.selection import first_best
 
 
 @dataclass(frozen=True)
@@ -23,12 +22,14 @@ class Winners:
     """The best of every label, and of every image, in a block of n images with L labels each.
 
     Attributes:
-        point: [n, *image], logits: [n, C], winner: [n] position of the winning label.
+        point: [n, *image], logits: [n, C], prediction: [n] likeliest class, of the winner.
+        winner: [n] position of the winning label.
         label_value: [n, L], label_logits: [n, L, C], label_point: [n, L, *image] or None.
     """
 
     point: Tensor
     logits: Tensor
+    prediction: Tensor
     winner: Tensor
     label_value: Tensor
     label_logits: Tensor
@@ -83,20 +84,23 @@ class Solver:
         logits[worse] = base[index[worse]]
         value = torch.maximum(own, value)
         certainty, _ = objective(logits, label, "log_probability", 1.0, self.backend)
-        by_start = (images * tried, self.config.starts)
-        start = first_best(value.view(by_start), certainty.view(by_start))
-        row = start + torch.arange(images * tried, device=x.device) * self.config.starts
-        label_value = value[row].view(images, tried)
-        winner = first_best(label_value, certainty[row].view(images, tried))  # [n]
-        chosen = row.view(images, tried).gather(1, winner[:, None])[:, 0]  # [n]
-        shape = (images, tried, *x.shape[1:])
+        row, winner, point, prediction = ops.select(
+            best,
+            logits,
+            value,
+            certainty,
+            labels=tried,
+            starts=self.config.starts,
+            backend=self.backend,
+        )
         return Winners(
-            point=best[chosen],
-            logits=logits[chosen],
+            point=point,
+            logits=logits[row.gather(1, winner[:, None])[:, 0]],
+            prediction=prediction,
             winner=winner,
-            label_value=label_value,
-            label_logits=logits[row].view(images, tried, base.shape[1]),
-            label_point=best[row].view(shape) if self.config.keep_points else None,
+            label_value=value[row],
+            label_logits=logits[row],
+            label_point=best[row] if self.config.keep_points else None,
         )
 
     def _candidates(self, labels: Tensor, ball: Ball) -> Candidates:

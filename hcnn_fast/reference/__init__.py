@@ -17,6 +17,7 @@ from hcnn_fast.reference.operations import (
     norm_of,
     pgd_step_,
     random_starts,
+    select,
 )
 from hcnn_fast.reference.oracle import search
 
@@ -27,5 +28,6 @@ __all__ = [
     "norm_of",
     "pgd_step_",
     "random_starts",
+    "select",
     "search",
 ]

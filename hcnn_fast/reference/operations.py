@@ -107,13 +107,16 @@ def pgd_step_(
     best_value: Tensor | None = None,  # [B]
     distance: Tensor | None = None,  # [B]
     copy: Tensor | None = None,  # [B, *image] low precision
+    previous: Tensor | None = None,  # [B, *image] the point before this one, NaN where none was
+    motion: Tensor | None = None,  # [B] uint8
 ) -> None:
     """One step of projected gradient ascent for every candidate (spec H.1, step 3).
 
     In this order: keep `point` as `best` where value - distance_weight * distance is strictly
     larger than best_value; accumulate m <- momentum * m + g / max|g|; move along sign(m), weighed
     against penalty * |z - x| where a penalty is given; clip to the ball and to the bounds; write
-    the distance of the new point and its copy.
+    the distance of the new point and its copy; write to `motion` 1 where the point stayed, else 2
+    where it went back to `previous`, else 0; and write the old point to `previous`.
     """
     shape = (-1,) + (1,) * (point.ndim - 1)
     x = image[image_index]  # [B, *image]
@@ -139,7 +142,16 @@ def pgd_step_(
         moved = _penalised_move(point, g, x, step, threshold, norm)
     lower = (x - radius).clamp_min(bounds[0])
     upper = (x + radius).clamp_max(bounds[1])
-    point.copy_(torch.minimum(torch.maximum(moved, lower), upper))
+    placed = torch.minimum(torch.maximum(moved, lower), upper)
+    if motion is not None:
+        rows = tuple(range(1, point.ndim))
+        back = torch.zeros_like(motion, dtype=torch.bool)
+        if previous is not None:
+            back = (placed == previous).all(rows) if rows else placed == previous
+            previous.copy_(point)
+        still = (placed == point).all(rows) if rows else placed == point
+        motion.copy_(torch.where(still, 1, torch.where(back, 2, 0)))
+    point.copy_(placed)
     if distance is not None:
         distance.copy_(norm_of(point - x, norm))
     if copy is not None:
@@ -198,6 +210,47 @@ def norm_of(d: Tensor, norm: str) -> Tensor:
     if norm == "l1":
         return rows.double().sum(1).to(d.dtype)
     return rows.double().square().sum(1).sqrt().to(d.dtype)
+
+
+def select(
+    point: Tensor,  # [n * L * S, *image], by image, then label, then start
+    logits: Tensor,  # [n * L * S, C]
+    value: Tensor,  # [n * L * S]
+    certainty: Tensor,  # [n * L * S]
+    starts: int,  # S
+    *,
+    row: Tensor,  # [n, L] int64, written
+    winner: Tensor,  # [n] int64, written
+    best_point: Tensor,  # [n, *image], written
+    prediction: Tensor,  # [n] int64, written
+) -> None:
+    """Write the row of every label's best start, the winning label's position, and what is there.
+
+    The larger value wins, of equal ones the larger certainty, of equals the first; NaN counts as
+    minus infinity. `prediction` is the first of the largest logits at the winning point.
+    """
+    images, labels = row.shape
+    score = torch.nan_to_num(value, nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+    second = torch.nan_to_num(certainty, nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+    start = _first_best(score.view(-1, starts), second.view(-1, starts))  # [n * L]
+    row.copy_((start + torch.arange(images * labels, device=row.device) * starts).view_as(row))
+    winner.copy_(_first_best(score[row], second[row]))
+    chosen = row.gather(1, winner[:, None])[:, 0]  # [n]
+    best_point.copy_(point[chosen])
+    finite = torch.nan_to_num(logits[chosen], nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+    prediction.copy_(_first_best(finite, finite))
+
+
+def _first_best(
+    value: Tensor,  # [N, K]
+    second: Tensor,  # [N, K]
+) -> Tensor:  # [N] int64
+    """Index of the largest value in each row; of equals the largest `second`, then the first."""
+    top = value == value.amax(1, keepdim=True)
+    key = second.masked_fill(~top, -math.inf)
+    top &= key == key.amax(1, keepdim=True)
+    position = torch.arange(value.shape[1], device=value.device)
+    return position.expand_as(value).masked_fill(~top, value.shape[1]).amin(1)
 
 
 def _mix(bits: Words) -> Words:

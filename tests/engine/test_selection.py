@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcnn_fast.engine.selection import first_best, likeliest_labels
+from hcnn_fast.engine.selection import likeliest_labels
 
 
 def test_all_labels_are_tried_without_a_count() -> None:
@@ -35,7 +35,6 @@ def test_more_labels_than_classes_are_refused() -> None:
 
 def test_no_images_give_no_rows() -> None:
     assert likeliest_labels(torch.rand(0, 3), 2).shape == (0, 2)
-    assert first_best(torch.rand(0, 3), torch.rand(0, 3)).shape == (0,)
 
 
 @given(
@@ -45,25 +44,3 @@ def test_no_images_give_no_rows() -> None:
 def test_the_chosen_labels_are_those_of_a_sort(rows: list[list[int]], count: int) -> None:
     expected = [sorted(sorted(range(5), key=lambda k: (-row[k], k))[:count]) for row in rows]
     assert likeliest_labels(torch.tensor(rows).float(), count).tolist() == expected
-
-
-def test_the_first_of_the_largest_values_wins() -> None:
-    value = torch.tensor([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0], [-1.0, -5.0, 0.0]])
-    assert first_best(value, torch.zeros(3, 3)).tolist() == [1, 0, 2]
-
-
-def test_one_feasible_value_beats_all_that_are_not() -> None:
-    value = torch.tensor([[-math.inf, -9.0, -math.inf]])
-    second = torch.tensor([[5.0, 0.0, 9.0]])
-    assert first_best(value, second).tolist() == [1]
-
-
-def test_rows_without_a_feasible_value_go_by_the_second_figure() -> None:
-    value = torch.full((2, 3), -math.inf)
-    second = torch.tensor([[-3.0, -1.0, -1.0], [-math.inf] * 3])
-    assert first_best(value, second).tolist() == [1, 0]
-
-
-def test_infinite_values_win_in_order() -> None:
-    value = torch.tensor([[1.0, math.inf, math.inf]])
-    assert first_best(value, value).tolist() == [1]

@@ -143,7 +143,7 @@ def test_twelve_steps_in_a_row_equal_the_reference(
         ops.pgd_step_(**expected, backend="reference")
         ops.pgd_step_(**got, backend=backend)
         got["distance"].copy_(expected["distance"])
-    for name in ("point", "momentum_buffer", "best", "best_value"):
+    for name in ("point", "momentum_buffer", "best", "best_value", "previous", "motion"):
         assert_same(name, got[name], expected[name], norm)
 
 
@@ -239,6 +239,63 @@ def one_row(
 
 
 HALF = [0.5, 0.5, 0.5]
+
+
+@every_backend
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_motion_tells_rest_and_cycles_of_two_from_moves(
+    backend: str, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Up and down again, by hand: the gradient of row 0 alternates, row 1 rests, row 2 climbs."""
+    image = torch.full((3, 5), 0.5, dtype=dtype, device=device)
+    point = image.clone()
+    previous = torch.full_like(point, math.nan)
+    motion = torch.full((3,), 9, dtype=torch.uint8, device=device)
+    told = []
+    for step in range(4):
+        gradient = torch.ones_like(point)
+        gradient[0] = (-1.0) ** step
+        gradient[1] = 0.0
+        before = point.clone()
+        ops.pgd_step_(
+            point,
+            gradient,
+            image,
+            torch.arange(3, device=device),
+            torch.full((3,), 0.0625, dtype=dtype, device=device),
+            radius=0.15625,
+            bounds=(0.0, 1.0),
+            previous=previous,
+            motion=motion,
+            backend=backend,
+        )
+        assert torch.equal(previous, before)
+        told.append(motion.tolist())
+    assert told == [[0, 1, 0], [2, 1, 0], [2, 1, 0], [2, 1, 1]]
+
+
+@every_backend
+def test_motion_without_a_previous_point_tells_rest_alone(
+    backend: str, device: torch.device
+) -> None:
+    motion = torch.full((1,), 9, dtype=torch.uint8, device=device)
+    one_row(backend, device, HALF, HALF, [1.0, 0.0, 0.0], 0.125, motion=motion)
+    assert motion.tolist() == [0]
+    one_row(backend, device, HALF, HALF, [0.0, 0.0, 0.0], 0.125, motion=motion)
+    assert motion.tolist() == [1]
+
+
+@fast_backend
+def test_one_entry_that_differs_is_a_move(backend: str, device: torch.device) -> None:
+    for entry in range(37):
+        arguments = step_arguments(rows=1, shape=(37,), momentum=None, penalised=False)
+        arguments["point"] = arguments["image"][arguments["image_index"]].clone()
+        arguments["gradient"] = torch.zeros(1, 37)
+        arguments["gradient"][0, entry] = 1.0
+        arguments["previous"] = arguments["point"].clone()
+        arguments = duplicate(arguments, device)
+        ops.pgd_step_(**arguments, backend=backend)
+        assert arguments["motion"].tolist() == [0], entry
 
 
 @every_backend

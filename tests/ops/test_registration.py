@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from step_arguments import duplicate, step_arguments
+from step_arguments import WRITTEN, duplicate, step_arguments
 
 from hcnn_fast import backends, ops
 
@@ -68,6 +68,19 @@ def samples(name: str) -> list[tuple[Any, ...]]:
                 torch.empty(4, 2, 2),
             )
         ],
+        "select": [
+            (
+                image.repeat(4, 1, 1),
+                torch.randn(12, 5, generator=torch.Generator().manual_seed(1)),
+                torch.rand(12, generator=torch.Generator().manual_seed(2)),
+                torch.zeros(12),
+                2,
+                torch.empty(3, 2, dtype=torch.int64),
+                torch.empty(3, dtype=torch.int64),
+                torch.empty(3, 2, 2),
+                torch.empty(3, dtype=torch.int64),
+            )
+        ],
     }[name]
 
 
@@ -89,6 +102,7 @@ def test_the_operations_of_the_contract_are_registered() -> None:
         "label_objective",
         "pgd_step_",
         "random_starts",
+        "select",
     }
 
 
@@ -102,8 +116,9 @@ def test_what_an_operation_writes_is_in_its_schema(name: str) -> None:
             "build_config": set(),
             "content_hash": {"out"},
             "label_objective": {"value", "gradient"},
-            "pgd_step_": {"point", "momentum_buffer", "best", "best_value", "distance", "copy"},
+            "pgd_step_": set(WRITTEN),
             "random_starts": {"point"},
+            "select": {"row", "winner", "best_point", "prediction"},
         }[name]
     )
     assert len(schema.returns) == (name == "build_config")
