@@ -5,6 +5,8 @@
 
 #include <string>
 
+#include "schemas.h"
+
 #ifndef HCNN_FAST_WITH_CUDA
 #define HCNN_FAST_WITH_CUDA 0
 #endif
@@ -34,22 +36,7 @@ std::string build_config() {
 
 STABLE_TORCH_LIBRARY(hcnn_fast, m) {
   m.def("build_config() -> str");
-  m.def(
-      "label_objective(Tensor logits, Tensor labels, str kind, float order, "
-      "Tensor(a!) value, Tensor(b!) gradient) -> ()");
-  m.def(
-      "pgd_step_(Tensor(a!) point, Tensor gradient, Tensor image, Tensor image_index, "
-      "Tensor step_size, float radius, float lower, float upper, Tensor(b!)? momentum_buffer, "
-      "float momentum, Tensor? penalty, str norm, Tensor? value, float distance_weight, "
-      "Tensor(c!)? best, Tensor(d!)? best_value, Tensor(e!)? distance, Tensor(f!)? copy, "
-      "Tensor(g!)? previous, Tensor(h!)? motion) -> ()");
-  m.def("content_hash(Tensor image, Tensor(a!) out) -> ()");
-  m.def(
-      "random_starts(Tensor image, Tensor image_hash, Tensor image_index, Tensor label, "
-      "Tensor start, int seed, float radius, float lower, float upper, Tensor(a!) point) -> ()");
-  m.def(
-      "select(Tensor point, Tensor logits, Tensor value, Tensor certainty, int starts, "
-      "Tensor(a!) row, Tensor(b!) winner, Tensor(c!) best_point, Tensor(d!) prediction) -> ()");
+  hcnn_fast::define_operations(m);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(hcnn_fast, CompositeExplicitAutograd, m) {

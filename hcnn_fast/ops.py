@@ -6,6 +6,7 @@ compiled implementations check shapes, dtypes, devices and layouts and name the 
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import torch
@@ -17,9 +18,7 @@ from hcnn_fast import backends, reference
 def implementation(backend: str) -> Any:
     """Where a backend's operations are, with the arguments of their schemas in order."""
     if backend == "triton":
-        from hcnn_fast import kernels
-
-        return kernels
+        return importlib.import_module("hcnn_fast.kernels")
     return torch.ops.hcnn_fast
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from hypothesis import settings
-
-from hcnn_fast import backends
+from op_backends import skip_unless_it_runs
 
 # The same examples in every run, and no limit on an example's time: machines differ.
 settings.register_profile("suite", deadline=None, derandomize=True)
@@ -17,20 +14,11 @@ settings.load_profile("suite")
 COMPILED = ("cpu", "cuda")
 
 
-def required() -> set[str]:
-    """Backends that must run here, from HCNN_FAST_REQUIRED_BACKENDS: to skip one is to fail."""
-    return set(filter(None, os.environ.get("HCNN_FAST_REQUIRED_BACKENDS", "").split(",")))
-
-
 @pytest.fixture(params=COMPILED)
 def backend(request: pytest.FixtureRequest) -> str:
     """Name of a backend that can run, to be compared with the reference."""
     name: str = request.param
-    reason = backends.reasons()[name]
-    if reason is not None and name in required():
-        pytest.fail(f"backend {name!r} is required and cannot run: {reason}")
-    if reason is not None:
-        pytest.skip(f"backend {name!r}: {reason}")
+    skip_unless_it_runs(name)
     return name
 
 

@@ -45,9 +45,8 @@ def step_arguments(
     """All keyword arguments of one call; what an option turns off is None.
 
     Half of the pixels of a point are off the image by less than the radius, a quarter lie on the
-    boundary of the ball and a quarter on the image. A third of the candidates are where a step to
-    nowhere leaves them, and a third come back to where they were (`watched`). `special` puts zeros, infinities, NaN, the
-    smallest numbers and ties among the gradients.
+    boundary of the ball and a quarter on the image. `special` puts zeros, infinities, NaN, the
+    smallest numbers and ties among the gradients. `watched` asks what became of the point.
     """
     generator = torch.Generator().manual_seed(seed)
 

@@ -46,6 +46,20 @@ struct StepArguments {
   uint8_t* motion;
 };
 
+inline bool aligned(const void* pointer, size_t bytes) {
+  return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
+}
+
+// Whether every row of every tensor begins at a multiple of V entries.
+template <int V, typename G, typename T>
+bool packs_fit(const StepArguments<G, T>& a, int64_t elements) {
+  return elements % V == 0 && aligned(a.gradient, V * sizeof(G)) &&
+         aligned(a.copy_bfloat16, V * sizeof(BFloat16)) && aligned(a.copy_half, V * sizeof(Half)) &&
+         aligned(a.point, V * sizeof(T)) && aligned(a.image, V * sizeof(T)) &&
+         aligned(a.momentum_buffer, V * sizeof(T)) && aligned(a.best, V * sizeof(T)) &&
+         aligned(a.previous, V * sizeof(T));
+}
+
 template <typename T, typename G>
 HCNN_FAST_HD T usable(G g) {
   return finite<T>(static_cast<T>(g));

@@ -62,7 +62,7 @@ class Solver:
         labels: Tensor,  # [n, L]
     ) -> Winners:
         """Best point of every label and the winner among them (spec H.1, steps 2 to 4)."""
-        images, tried = labels.shape
+        tried = labels.shape[1]
         ball = Ball(
             image=x, radius=self.config.radius, bounds=self.config.bounds, backend=self.backend
         )

@@ -28,6 +28,6 @@ __all__ = [
     "norm_of",
     "pgd_step_",
     "random_starts",
-    "select",
     "search",
+    "select",
 ]

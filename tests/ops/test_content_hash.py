@@ -7,16 +7,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from op_backends import every_backend, fast_backend
 from tiny_classifiers import images
 from torch import Tensor
 
-from hcnn_fast import backends, ops
+from hcnn_fast import ops
 from hcnn_fast.reference.operations import _mix
-
-every_backend = pytest.mark.parametrize("backend", backends.NAMES, indirect=True)
-fast_backend = pytest.mark.parametrize(
-    "backend", [name for name in backends.NAMES if name != "reference"], indirect=True
-)
 
 WORD = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15  # what splitmix64 adds to its state before it mixes it

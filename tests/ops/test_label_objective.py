@@ -9,14 +9,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from op_backends import every_backend
 from torch import Tensor
 
-from hcnn_fast import backends, ops
-
-every_backend = pytest.mark.parametrize("backend", backends.NAMES, indirect=True)
-fast_backend = pytest.mark.parametrize(
-    "backend", [name for name in backends.NAMES if name != "reference"], indirect=True
-)
+from hcnn_fast import ops
 
 LABEL_KINDS = ("probability", "log_probability", "cross_entropy", "log_odds", "margin")
 ORDERS = (0.0, 0.5, 1.0, 1.5, 2.0, 7.0, math.inf)

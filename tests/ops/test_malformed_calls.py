@@ -9,16 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from op_backends import fast_backend
 from step_arguments import WRITTEN, step_arguments
 from torch import Tensor
 
-from hcnn_fast import backends, ops
+from hcnn_fast import ops
 
 Arguments = dict[str, Any]
-
-fast_backend = pytest.mark.parametrize(
-    "backend", [name for name in backends.NAMES if name != "reference"], indirect=True
-)
 
 
 def pgd_step_() -> Arguments:

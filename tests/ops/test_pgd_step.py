@@ -8,15 +8,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from op_backends import every_backend, fast_backend
 from step_arguments import WRITTEN, Arguments, duplicate, step_arguments
 from torch import Tensor
 
-from hcnn_fast import backends, ops
-
-every_backend = pytest.mark.parametrize("backend", backends.NAMES, indirect=True)
-fast_backend = pytest.mark.parametrize(
-    "backend", [name for name in backends.NAMES if name != "reference"], indirect=True
-)
+from hcnn_fast import ops
 
 NORMS = ("l1", "l2", "linf")
 DTYPES = {

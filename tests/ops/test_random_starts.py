@@ -7,17 +7,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from op_backends import every_backend, fast_backend
 from scipy import stats
 from tiny_classifiers import images
 from torch import Tensor
 
-from hcnn_fast import backends, ops
+from hcnn_fast import ops
 from hcnn_fast.reference.operations import _mix, _philox
-
-every_backend = pytest.mark.parametrize("backend", backends.NAMES, indirect=True)
-fast_backend = pytest.mark.parametrize(
-    "backend", [name for name in backends.NAMES if name != "reference"], indirect=True
-)
 
 WORD = 2**32 - 1
 

@@ -1,18 +1,16 @@
-"""The winner over labels and starts: by hand, by sorting, and every backend equal to the reference."""
+"""The winner over labels and starts: by hand, and by sorting, for every backend."""
 
 from __future__ import annotations
 
 import math
 
-import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from op_backends import every_backend
 from torch import Tensor
 
-from hcnn_fast import backends, ops
-
-every_backend = pytest.mark.parametrize("backend", backends.NAMES, indirect=True)
+from hcnn_fast import ops
 
 Figures = list[list[list[float]]]  # [n][L][S]
 
