@@ -21,7 +21,7 @@ DEV := $(VENV)/.stamp-dev
 RIVALS := $(VENV)/.stamp-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench gpu-check clean
+.PHONY: help install demo test lint format asan bench gpu-check clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -46,6 +46,19 @@ format: $(DEV) ## rewrite Python and C++ in the house format
 	$(BIN)/ruff check --select I --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
+
+# The operations' tests run from a copy of the package whose extension is instrumented.
+ASAN := LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+  ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0 UBSAN_OPTIONS=print_stacktrace=1 \
+  HCNN_FAST_REQUIRED_BACKENDS=cpu $(abspath $(BIN))/python
+
+asan: $(PACKAGE) ## run the operations' tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	rm -rf build/asan && mkdir -p build/asan && cp -r hcnn_fast build/asan/
+	rm -f build/asan/hcnn_fast/_C*.so
+	HCNN_FAST_SANITIZE=1 $(BIN)/python setup.py --quiet build_ext --build-lib build/asan
+	cd build/asan && $(ASAN) -c "import hcnn_fast._C as c; assert 'build/asan' in c.__file__, c"
+	cd build/asan && $(ASAN) -m pytest -c ../../pyproject.toml --rootdir ../.. -p no:cacheprovider \
+	  ../../tests/ops -k "not emulated and not triton and not cuda and not planted" $(PYTEST_ARGS)
 
 bench: $(RIVALS) ## run the benchmarks; results go to out/bench.json
 	mkdir -p out

@@ -30,6 +30,13 @@ CXX_FLAGS = [
     "-Wall",
     "-Wextra",
 ]
+SANITIZER_FLAGS = [
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=undefined",
+    "-fno-omit-frame-pointer",
+    "-g1",
+    "-O1",
+]
 NVCC_FLAGS = [
     "-O3",
     "-std=c++20",
@@ -118,6 +125,7 @@ def link_cudart(major: str, home: str) -> list[str]:
 def extension() -> tuple[list[Extension], dict[str, Any]]:
     """The extension and its build command, with CUDA where there are sources and a compiler."""
     check_compiler()
+    sanitized = os.environ.get("HCNN_FAST_SANITIZE") == "1"  # `make asan`
     import torch
     from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension
 
@@ -126,7 +134,7 @@ def extension() -> tuple[list[Extension], dict[str, Any]]:
 
         def finalize_options(self) -> None:
             super().finalize_options()
-            self.build_temp = "build/objects"
+            self.build_temp = "build/objects-sanitized" if sanitized else "build/objects"
 
     if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_TORCH:
         stop(f"torch {torch.__version__} is too old; pip install 'torch>=2.11', then {INSTALL}")
@@ -136,6 +144,8 @@ def extension() -> tuple[list[Extension], dict[str, Any]]:
         stop(f"HCNN_FAST_BUILD_CUDA is {wish!r}, expected '0', '1' or unset")
     cuda_files = sources("csrc", "cuda/*.cu")
     reason = "HCNN_FAST_BUILD_CUDA was 0; unset it" if wish == "0" else cuda_refusal(cuda_files)
+    if sanitized:
+        reason = "built for the sanitizers of the CPU's compiler; rebuild without"
     if wish == "1" and reason is not None:
         stop(f"HCNN_FAST_BUILD_CUDA=1 but {reason}")
     with_cuda = reason is None
@@ -159,10 +169,10 @@ def extension() -> tuple[list[Extension], dict[str, Any]]:
         sources("csrc", "*.cpp") + sources("csrc", "cpu/*.cpp") + cuda_files * with_cuda,
         depends=sources("csrc", "**/*.h") + sources("csrc", "**/*.cuh"),
         extra_compile_args={
-            "cxx": CXX_FLAGS + defines + strings,
+            "cxx": CXX_FLAGS + SANITIZER_FLAGS * sanitized + defines + strings,
             "nvcc": NVCC_FLAGS + defines,
         },
-        extra_link_args=["-fopenmp"],
+        extra_link_args=["-fopenmp", *SANITIZER_FLAGS[:1] * sanitized],
         py_limited_api=True,
     )
     if with_cuda:

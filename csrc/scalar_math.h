@@ -13,11 +13,16 @@
 
 namespace hcnn_fast {
 
+template <typename T>
+HCNN_FAST_HD T number_or_zero(T v) {
+  return v == v ? v : T(0);
+}
+
 // A gradient entry that can be computed with: NaN counts as 0, infinity as the largest number.
 template <typename T>
 HCNN_FAST_HD T finite(T g) {
   constexpr T biggest = std::numeric_limits<T>::max();
-  g = g == g ? g : T(0);
+  g = number_or_zero(g);
   g = g > biggest ? biggest : g;
   return g < -biggest ? -biggest : g;
 }

@@ -221,8 +221,11 @@ def select(
     return row, winner, best_point, prediction
 
 
-def _writes_in_place(*_: object) -> None:
+def _writes_in_place(*arguments: object) -> None:
     """Fake of every operation: all of them write into tensors given to them."""
+    devices = {tensor.device for tensor in arguments if isinstance(tensor, Tensor)}
+    if len(devices) > 1:
+        raise RuntimeError(f"the tensors are on several devices: {sorted(map(str, devices))}")
 
 
 if backends.reasons()["cpu"] is None:

@@ -211,7 +211,7 @@ void step_row(
   if (a.motion != nullptr) {
     std::memcpy(old, z, bytes);
   }
-  const T step = a.step_size[b];
+  const T step = number_or_zero(a.step_size[b]);
   if (a.momentum_buffer == nullptr && a.penalty == nullptr) {
     move(z, g, x, step, s);
   } else {

@@ -143,7 +143,7 @@ HCNN_FAST_HD void pgd_step_row(
   const G* g = a.gradient + row;
   T* m = a.momentum_buffer ? a.momentum_buffer + row : nullptr;
   const T* x = a.image + a.image_index[b] * s.elements;
-  const T step = a.step_size[b];
+  const T step = number_or_zero(a.step_size[b]);
   const int64_t first = static_cast<int64_t>(group.rank()) * V;
   const int64_t stride = static_cast<int64_t>(group.size()) * V;
 

@@ -133,9 +133,10 @@ def pgd_step_(
     if momentum_buffer is not None:
         momentum_buffer.copy_(momentum * momentum_buffer + g)
         g = momentum_buffer
-    step = step_size.to(point.dtype).view(shape)
+    step = step_size.to(point.dtype).nan_to_num(nan=0.0, posinf=math.inf, neginf=-math.inf)
+    step = step.view(shape)
     if penalty is None:
-        moved = point + step * g.sign()
+        moved = point + _along(step, g)
     else:
         threshold = torch.where(scale > 0, penalty / scale, penalty * math.inf)
         threshold = torch.nan_to_num(threshold, nan=0.0, posinf=biggest).view(shape)
@@ -177,7 +178,7 @@ def _penalised_move(
     if norm == "l1":
         uphill = m - threshold * d.sign()
         from_zero = m - torch.minimum(torch.maximum(m, -threshold), threshold)
-        moved = d + step * torch.where(d == 0, from_zero, uphill).sign()
+        moved = d + _along(step, torch.where(d == 0, from_zero, uphill))
         stops = (d.sign() * moved.sign() < 0) & (m.abs() <= threshold)
         return x + torch.where(stops, torch.zeros_like(moved), moved)
     rows = tuple(range(1, d.ndim))
@@ -186,9 +187,9 @@ def _penalised_move(
         slope = m.double().square().sum(rows, keepdim=True).sqrt().to(d.dtype)
         from_zero = torch.where(slope > threshold, m, torch.zeros_like(m))
         pulled = m - threshold * (d / size)
-        return point + step * torch.where(size == 0, from_zero, pulled).sign()
+        return point + _along(step, torch.where(size == 0, from_zero, pulled))
     level = d.abs().amax(rows, keepdim=True)
-    outward = m.sign() * d
+    outward = _along(d, m)
     weight = m.abs().double()
     near = step * 0.0625  # entries on the level differ from it by rounding
     on_level = torch.where(outward + near >= level, weight, 0.0).sum(rows, keepdim=True).to(d.dtype)
@@ -196,8 +197,14 @@ def _penalised_move(
     sunk = (level - step).clamp_min(0.0)
     new_level = torch.where(passing > threshold, level, sunk)
     new_level = torch.where(on_level > threshold, level + step, new_level)
-    moved = d + step * m.sign()
+    moved = d + _along(step, m)
     return x + torch.minimum(torch.maximum(moved, -new_level), new_level)
+
+
+def _along(step: Tensor, direction: Tensor) -> Tensor:
+    """step * sign(direction), where the sign of 0 and of NaN is 0, even for an infinite step."""
+    ahead = torch.where(direction > 0, step, torch.zeros_like(step))
+    return torch.where(direction < 0, -step, ahead)
 
 
 def norm_of(d: Tensor, norm: str) -> Tensor:
@@ -266,7 +273,7 @@ def content_hash(image: Tensor, *, out: Tensor) -> None:
     The hash is the sum over elements i of mix(bits(x_i) + mix(i + 1)), modulo 2^64, so that it can
     be computed in any order.
     """
-    rows = (image.detach().cpu().flatten(1) + 0.0).numpy()
+    rows = (image.detach().cpu()[..., None].flatten(1) + 0.0).numpy()
     unsigned = np.uint32 if rows.dtype == np.float32 else np.uint64
     bits = np.ascontiguousarray(rows).view(unsigned).astype(np.uint64)
     position = _mix(np.arange(1, rows.shape[1] + 1, dtype=np.uint64))
