@@ -40,12 +40,12 @@ HCNN_FAST_HD double widen(double g) {
 }
 
 // Largest magnitude of a row. Magnitudes order like their bits, and integer maxima vectorise.
-template <typename G, typename T>
-HCNN_FAST_HD T largest_of(const G* g, int64_t elements) {
+template <typename T, typename Entry>
+HCNN_FAST_HD T largest_magnitude(int64_t elements, const Entry& entry) {
   using Bits = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
   Bits most = 0;
   for (int64_t i = 0; i < elements; ++i) {
-    const T value = magnitude(finite<T>(widen(g[i])));
+    const T value = magnitude(entry(i));
     Bits bits;
     std::memcpy(&bits, &value, sizeof(bits));
     most = bits > most ? bits : most;
@@ -55,32 +55,61 @@ HCNN_FAST_HD T largest_of(const G* g, int64_t elements) {
   return result;
 }
 
+// scale is the largest magnitude of g; where it is 0, so is every g.
 template <typename G, typename T>
 HCNN_FAST_HD void accumulate_into(T* m, const G* g, T scale, T momentum, int64_t elements) {
+  const T divisor = scale > T(0) ? scale : T(1);
   for (int64_t i = 0; i < elements; ++i) {
-    const T share = scale > T(0) ? finite<T>(widen(g[i])) / scale : T(0);
-    m[i] = momentum * m[i] + share;
+    m[i] = momentum * m[i] + finite<T>(widen(g[i])) / divisor;
   }
 }
 
-template <typename G, typename T>
-HCNN_FAST_HD void move_along(T* z, const G* m, const T* x, T step, const StepSettings<T>& s) {
-  for (int64_t i = 0; i < s.elements; ++i) {
-    const T moved = z[i] + signed_step(step, finite<T>(widen(m[i])));
+// Moves a row along the signs of direction(i); returns its l_inf distance from the image.
+template <typename T, typename Direction>
+HCNN_FAST_HD T move_along(
+    T* __restrict__ z,
+    const T* __restrict__ x,
+    T step,
+    const StepSettings<T>& s,
+    const Direction& direction) {
+  return largest_magnitude<T>(s.elements, [&](int64_t i) {
+    const T moved = z[i] + signed_step(step, direction(i));
     z[i] = clip(moved, ball_lower(x[i], s.radius, s.lower), ball_upper(x[i], s.radius, s.upper));
-  }
+    return z[i] - x[i];
+  });
+}
+
+// The two of them in one pass.
+template <typename G, typename T>
+HCNN_FAST_HD T advance_along(
+    T* __restrict__ z,
+    T* __restrict__ m,
+    const G* __restrict__ g,
+    const T* __restrict__ x,
+    T scale,
+    T step,
+    const StepSettings<T>& s) {
+  const T divisor = scale > T(0) ? scale : T(1);
+  return move_along<T>(z, x, step, s, [&](int64_t i) {
+    m[i] = s.momentum * m[i] + finite<T>(widen(g[i])) / divisor;
+    return m[i];
+  });
 }
 
 // Multiversioned entry points; target_clones does not take templates.
-#define HCNN_FAST_ROW_LOOPS(G, T)                                                              \
-  HCNN_FAST_CLONES T largest(const G* g, int64_t n, T) {                                       \
-    return largest_of<G, T>(g, n);                                                             \
-  }                                                                                            \
-  HCNN_FAST_CLONES void accumulate(T* m, const G* g, T scale, T momentum, int64_t n) {         \
-    accumulate_into<G, T>(m, g, scale, momentum, n);                                           \
-  }                                                                                            \
-  HCNN_FAST_CLONES void move(T* z, const G* m, const T* x, T step, const StepSettings<T>& s) { \
-    move_along<G, T>(z, m, x, step, s);                                                        \
+#define HCNN_FAST_ROW_LOOPS(G, T)                                                           \
+  HCNN_FAST_CLONES T largest(const G* g, int64_t n, T) {                                    \
+    return largest_magnitude<T>(n, [&](int64_t i) { return finite<T>(widen(g[i])); });      \
+  }                                                                                         \
+  HCNN_FAST_CLONES void accumulate(T* m, const G* g, T scale, T momentum, int64_t n) {      \
+    accumulate_into<G, T>(m, g, scale, momentum, n);                                        \
+  }                                                                                         \
+  HCNN_FAST_CLONES T move(T* z, const G* g, const T* x, T step, const StepSettings<T>& s) { \
+    return move_along<T>(z, x, step, s, [&](int64_t i) { return finite<T>(widen(g[i])); }); \
+  }                                                                                         \
+  HCNN_FAST_CLONES T advance(                                                               \
+      T* z, T* m, const G* g, const T* x, T scale, T step, const StepSettings<T>& s) {      \
+    return advance_along<G, T>(z, m, g, x, scale, step, s);                                 \
   }
 HCNN_FAST_ROW_LOOPS(float, float)
 HCNN_FAST_ROW_LOOPS(BFloat16, float)
@@ -109,14 +138,9 @@ HCNN_FAST_HD double lane_sum(int64_t elements, const Term& term) {
 }
 
 template <typename T>
-T distance_of(const T* z, const T* x, int64_t elements, Norm norm) {
+HCNN_FAST_HD T distance_of(const T* z, const T* x, int64_t elements, Norm norm) {
   if (norm == Norm::linf) {
-    T most = T(0);
-    for (int64_t i = 0; i < elements; ++i) {
-      const T d = magnitude(z[i] - x[i]);
-      most = d > most ? d : most;
-    }
-    return most;
+    return largest_magnitude<T>(elements, [&](int64_t i) { return z[i] - x[i]; });
   }
   if (norm == Norm::l1) {
     return static_cast<T>(
@@ -130,7 +154,13 @@ T distance_of(const T* z, const T* x, int64_t elements, Norm norm) {
 
 // The move weighed against threshold * |z - x|; see the reference for the rule of each norm.
 template <typename T>
-void penalised_move(T* z, const T* m, const T* x, T step, T threshold, const StepSettings<T>& s) {
+HCNN_FAST_HD void move_against(
+    T* z,
+    const T* m,
+    const T* x,
+    T step,
+    T threshold,
+    const StepSettings<T>& s) {
   const auto place = [&](int64_t i, T moved) {
     z[i] = clip(moved, ball_lower(x[i], s.radius, s.lower), ball_upper(x[i], s.radius, s.upper));
   };
@@ -167,6 +197,25 @@ void penalised_move(T* z, const T* m, const T* x, T step, T threshold, const Ste
   }
 }
 
+#define HCNN_FAST_NUMBER_LOOPS(T)                                                    \
+  HCNN_FAST_CLONES T far(const T* z, const T* x, int64_t n, Norm norm) {             \
+    return distance_of<T>(z, x, n, norm);                                            \
+  }                                                                                  \
+  HCNN_FAST_CLONES void penalised_move(                                              \
+      T* z, const T* m, const T* x, T step, T threshold, const StepSettings<T>& s) { \
+    move_against<T>(z, m, x, step, threshold, s);                                    \
+  }                                                                                  \
+  HCNN_FAST_CLONES bool same_row(const T* a, const T* b, int64_t n) {                \
+    int differing = 0;                                                               \
+    for (int64_t i = 0; i < n; ++i) {                                                \
+      differing |= a[i] != b[i];                                                     \
+    }                                                                                \
+    return differing == 0;                                                           \
+  }
+HCNN_FAST_NUMBER_LOOPS(float)
+HCNN_FAST_NUMBER_LOOPS(double)
+#undef HCNN_FAST_NUMBER_LOOPS
+
 HCNN_FAST_CLONES void copy_row(BFloat16* to, const float* from, int64_t elements) {
   for (int64_t i = 0; i < elements; ++i) {
     to[i].x = narrow(from[i]);
@@ -178,15 +227,6 @@ void copy_row(C* to, const T* from, int64_t elements) {
   for (int64_t i = 0; i < elements; ++i) {
     to[i] = static_cast<C>(static_cast<float>(from[i]));
   }
-}
-
-template <typename T>
-bool same_row(const T* a, const T* b, int64_t elements) {
-  bool same = true;
-  for (int64_t i = 0; i < elements; ++i) {
-    same &= a[i] == b[i];
-  }
-  return same;
 }
 
 template <typename G, typename T>
@@ -212,23 +252,23 @@ void step_row(
     std::memcpy(old, z, bytes);
   }
   const T step = number_or_zero(a.step_size[b]);
-  if (a.momentum_buffer == nullptr && a.penalty == nullptr) {
-    move(z, g, x, step, s);
-  } else {
+  T away = T(0);  // in l_inf, where the move tells it
+  if (a.penalty != nullptr) {
     const T scale = largest(g, n, T(0));
     T* m = a.momentum_buffer ? a.momentum_buffer + b * n : scratch;
     if (a.momentum_buffer == nullptr) {
       std::memset(scratch, 0, bytes);
     }
     accumulate(m, g, scale, a.momentum_buffer ? s.momentum : T(0), n);
-    if (a.penalty == nullptr) {
-      move(z, static_cast<const T*>(m), x, step, s);
-    } else {
-      penalised_move(z, m, x, step, penalty_threshold(a.penalty[b], scale), s);
-    }
+    penalised_move(z, m, x, step, penalty_threshold(a.penalty[b], scale), s);
+  } else if (a.momentum_buffer != nullptr) {
+    away = advance(z, a.momentum_buffer + b * n, g, x, largest(g, n, T(0)), step, s);
+  } else {
+    away = move(z, g, x, step, s);
   }
   if (a.distance != nullptr) {
-    a.distance[b] = distance_of(z, x, n, s.norm);
+    const bool told = s.norm == Norm::linf && a.penalty == nullptr;
+    a.distance[b] = told ? away : far(z, x, n, s.norm);
   }
   if (a.copy_bfloat16 != nullptr) {
     copy_row(a.copy_bfloat16 + b * n, z, n);

@@ -27,6 +27,8 @@ def emulated_operations(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Name of a backend that can run; the emulated one is known to `ops` during the test."""
     name: str = request.param
+    if name == "triton":
+        request.getfixturevalue("triton_interpreter")
     if name != EMULATED:
         skip_unless_it_runs(name)
         return name
