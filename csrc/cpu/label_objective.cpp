@@ -160,10 +160,117 @@ double entropy_row(double order, const double* z, double* e, int64_t classes) {
   return (std::log(power_total) - order * log_total) / (order - 1.0);
 }
 
+// Rows of few classes go through in groups, a row to a vector lane: loops over 10 classes would
+// leave the vectors half empty, and each row would wait for its own logarithm.
+constexpr int64_t kRows = 16;
+constexpr int64_t kFewClasses = 64;
+
+struct RowGroup {
+  int64_t classes;
+  double z[kFewClasses * kRows];  // [classes, kRows], then the gradient
+  int64_t label[kRows];
+  double value[kRows];
+};
+
+// Objectives of the log odds, as `label_row`; only for results that are rounded to float32.
+HCNN_FAST_CLONES void label_rows(Kind kind, RowGroup& group) {
+  double own[kRows], rival[kRows], total[kRows], share[kRows];
+  for (int64_t r = 0; r < kRows; ++r) {
+    own[r] = 0.0;
+    rival[r] = -kInfinity;
+    total[r] = 0.0;
+  }
+  for (int64_t k = 0; k < group.classes; ++k) {
+    const double* z = group.z + k * kRows;
+    for (int64_t r = 0; r < kRows; ++r) {
+      const bool chosen = group.label[r] == k;
+      own[r] = chosen ? z[r] : own[r];
+      const double other = chosen ? -kInfinity : z[r];
+      rival[r] = other > rival[r] ? other : rival[r];
+    }
+  }
+  for (int64_t k = 0; k < group.classes; ++k) {
+    double* z = group.z + k * kRows;
+    for (int64_t r = 0; r < kRows; ++r) {
+      const double e = exp_nonpositive(z[r] - rival[r]);
+      z[r] = group.label[r] == k ? 0.0 : e;
+      total[r] += z[r];
+    }
+  }
+  double odds[kRows], log_own[kRows], p[kRows], q[kRows];  // log F_l, F_l and 1 - F_l
+  for (int64_t r = 0; r < kRows; ++r) {
+    odds[r] = (own[r] - rival[r]) - log_from_one(total[r]);
+    const double size = odds[r] < 0.0 ? -odds[r] : odds[r];
+    const double e = exp_nonpositive(-size);
+    const double likely = 1.0 / (1.0 + e);  // sigmoid(|odds|)
+    const double unlikely = e * likely;
+    log_own[r] = (odds[r] < 0.0 ? odds[r] : 0.0) - log1p_unit(e);
+    p[r] = odds[r] < 0.0 ? unlikely : likely;
+    q[r] = odds[r] < 0.0 ? likely : unlikely;
+  }
+  double factor[kRows];
+  for (int64_t r = 0; r < kRows; ++r) {
+    switch (kind) {
+      case Kind::log_probability:
+        group.value[r] = log_own[r];
+        factor[r] = q[r];
+        break;
+      case Kind::cross_entropy:
+        group.value[r] = -log_own[r];
+        factor[r] = -q[r];
+        break;
+      case Kind::probability:
+        group.value[r] = p[r];
+        factor[r] = p[r] * q[r];
+        break;
+      default:
+        group.value[r] = odds[r];
+        factor[r] = 1.0;
+    }
+    share[r] = -factor[r] / total[r];
+  }
+  for (int64_t k = 0; k < group.classes; ++k) {
+    double* z = group.z + k * kRows;
+    for (int64_t r = 0; r < kRows; ++r) {
+      z[r] = group.label[r] == k ? factor[r] : share[r] * z[r];
+    }
+  }
+}
+
+template <typename T, typename V>
+void run_groups(const ObjectiveArguments<T, V>& a, int64_t begin, int64_t end) {
+  RowGroup group;
+  group.classes = a.classes;
+  for (int64_t first = begin; first < end; first += kRows) {
+    const int64_t rows = std::min(kRows, end - first);
+    for (int64_t r = 0; r < kRows; ++r) {
+      const int64_t b = first + std::min(r, rows - 1);  // the last row fills up the group
+      group.label[r] = a.labels[b];
+      for (int64_t k = 0; k < a.classes; ++k) {
+        group.z[k * kRows + r] = static_cast<double>(static_cast<V>(a.logits[b * a.classes + k]));
+      }
+    }
+    label_rows(a.kind, group);
+    for (int64_t r = 0; r < rows; ++r) {
+      a.value[first + r] = static_cast<V>(group.value[r]);
+      for (int64_t k = 0; k < a.classes; ++k) {
+        a.gradient[(first + r) * a.classes + k] =
+            static_cast<T>(static_cast<V>(group.z[k * kRows + r]));
+      }
+    }
+  }
+}
+
 template <typename T, typename V>
 void run(const ObjectiveArguments<T, V>& a, int64_t rows) {
   const int64_t classes = a.classes;
   const int64_t grain = std::max<int64_t>(1, 4096 / classes);
+  const bool of_odds = a.kind != Kind::margin && a.kind != Kind::negative_entropy;
+  if (of_odds && classes > 1 && classes <= kFewClasses && !std::is_same_v<V, double>) {
+    torch::stable::parallel_for(
+        0, rows, grain, [&](int64_t begin, int64_t end) { run_groups(a, begin, end); });
+    return;
+  }
   torch::stable::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
     thread_local std::vector<double> scratch;
     scratch.resize(static_cast<size_t>(2 * classes));

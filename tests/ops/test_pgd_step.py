@@ -31,7 +31,7 @@ SHAPES = {  # rows, one image
     "no-rows": (0, (3, 4, 4)),
     "one-channel": (4, (1, 6, 5)),
 }
-INTERPRETED_ROWS = {"many-rows": 5, "blocks": 2, "image": 2}  # of triton, a row at a time
+INTERPRETED_ROWS = {"many-rows": 5, "blocks": 2, "image": 2, "ball": 6}  # of triton
 WAYS = {  # momentum, penalised, keeps_best
     "plain": (None, False, False),
     "best": (None, False, True),
@@ -184,7 +184,7 @@ def test_no_step_leaves_the_ball_or_the_bounds(
 ) -> None:
     momentum, penalised, keeps_best = WAYS[way]
     arguments = step_arguments(
-        rows=30,
+        rows=INTERPRETED_ROWS["ball"] if backend == "triton" else 30,
         shape=(41,),
         momentum=momentum,
         penalised=penalised,
