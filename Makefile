@@ -21,7 +21,7 @@ DEV := $(VENV)/.stamp-dev
 RIVALS := $(VENV)/.stamp-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format asan bench gpu-check clean
+.PHONY: help install demo test test-large lint format asan bench gpu-check clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -35,6 +35,9 @@ demo: $(PACKAGE) ## set up, then defend sample images; pictures go to out/
 
 test: $(PACKAGE) ## set up, then run the whole test suite
 	HCNN_FAST_REQUIRED_BACKENDS=cpu $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-large: $(PACKAGE) ## set up, then run the tests with more than 2^31 entries (14 GB of memory)
+	$(BIN)/python -m pytest -m large tests/ops/test_large.py $(PYTEST_ARGS)
 
 lint: $(DEV) ## check format, style and types of Python and C++
 	$(BIN)/ruff format --check .
@@ -64,19 +67,20 @@ bench: $(RIVALS) ## run the benchmarks; results go to out/bench.json
 	mkdir -p out
 	$(BIN)/python -m pytest bench -W default --benchmark-only --benchmark-json=out/bench.json $(BENCH_ARGS)
 
-gpu-check: ## on a machine with a GPU and torch: build with CUDA, test, test under compute-sanitizer
+gpu-check: ## on a machine with a GPU and torch: build with CUDA, test, compute-sanitizer, benchmarks
 	@command -v "$(PYTHON)" >/dev/null || { echo "gpu-check: $(PYTHON) is not found" >&2; exit 1; }
 	@"$(PYTHON)" -c "import sys, importlib.util as u; u.find_spec('torch') or sys.exit('gpu-check: this python3 has no torch; activate an environment that has')"
 	@"$(PYTHON)" -c "import sys, torch; torch.cuda.is_available() or sys.exit('gpu-check: torch sees no CUDA device')"
 	HCNN_FAST_BUILD_CUDA=1 "$(PYTHON)" -m pip install --quiet --no-index --no-deps --no-build-isolation -e .
-	HCNN_FAST_REQUIRED_BACKENDS=cpu,cuda "$(PYTHON)" -m pytest $(PYTEST_ARGS)
-	@if command -v compute-sanitizer >/dev/null; then \
-	  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --error-exitcode 99 \
-	    "$(PYTHON)" -m pytest -m sanitizer -p no:cacheprovider \
-	  || { [ $$? -eq 5 ] && echo "gpu-check: no test is marked 'sanitizer'"; }; \
-	else \
-	  echo "gpu-check: compute-sanitizer is not found, its run is left out"; \
-	fi
+	HCNN_FAST_REQUIRED_BACKENDS=cpu,cuda,triton "$(PYTHON)" -m pytest $(PYTEST_ARGS)
+	@command -v compute-sanitizer >/dev/null || { echo "gpu-check: compute-sanitizer is not found" >&2; exit 1; }
+	for tool in memcheck racecheck initcheck; do \
+	  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 99 \
+	    "$(PYTHON)" -m pytest -q tests/ops/test_gpu.py -m sanitizer -p no:cacheprovider || exit 1; \
+	done
+	mkdir -p out
+	"$(PYTHON)" -m pytest bench/bench_pgd_step.py bench/bench_label_objective.py -W default \
+	  --benchmark-only --benchmark-json=out/bench-gpu.json
 
 clean: ## remove what was built, but neither the virtual environment nor out/
 	rm -rf build dist *.egg-info hcnn_fast/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
