@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import platform
@@ -51,7 +52,31 @@ def _unavailable(name: str) -> str | None:
         if not compiled()["cuda"]:
             return f"compiled without CUDA ({compiled()['cuda_reason']}); then rebuild: {REBUILD}"
         return None if torch.cuda.is_available() else "torch sees no CUDA device"
-    return "this version has no Triton kernels; use backend='auto'"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed; pip install triton, or use 'auto'"
+    if torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1":
+        return None
+    return "torch sees no CUDA device; for tests, TRITON_INTERPRET=1 interprets the kernels (slow)"
+
+
+def _unusable_kernels(device_type: str) -> str | None:
+    """Why the Triton kernels cannot serve tensors of a device type; imports them."""
+    try:
+        kernels = importlib.import_module("hcnn_fast.kernels")
+    except ImportError as error:
+        return f"the Triton kernels do not load ({error}); pip install triton, or use 'auto'"
+    if device_type == "cuda" or (device_type == "cpu" and kernels.INTERPRETED):
+        return None
+    return f"the tensors are on {device_type!r}; move model and images to a GPU, or use 'auto'"
+
+
+def _automatic(device_type: str) -> str:
+    """The fastest backend that can run for tensors of a device type."""
+    if device_type in NAMES and not _unavailable(device_type):
+        return device_type
+    if device_type == "cuda" and not (_unavailable("triton") or _unusable_kernels("cuda")):
+        return "triton"
+    return "reference"
 
 
 def reasons() -> dict[str, str | None]:
@@ -64,7 +89,7 @@ def resolve(name: str, device_type: str) -> str:
     """The backend that serves `name` for tensors of a device type ("cpu", "cuda").
 
     "auto" (which the environment variable HCNN_FAST_BACKEND may replace) takes the compiled
-    operations where they exist and the reference elsewhere.
+    operations where they exist, on a GPU else the Triton kernels, and the reference elsewhere.
 
     Raises:
         RuntimeError: an explicitly chosen backend cannot run; says why and what mends it.
@@ -74,14 +99,14 @@ def resolve(name: str, device_type: str) -> str:
     if name == "auto":
         source, name = "HCNN_FAST_BACKEND", os.environ.get("HCNN_FAST_BACKEND", "auto")
     if name == "auto":
-        return (
-            device_type if device_type in NAMES and not _unavailable(device_type) else "reference"
-        )
+        return _automatic(device_type)
     if name not in NAMES:
         raise ValueError(f"{source} is {name!r}, expected 'auto' or one of {', '.join(NAMES)}")
     reason = _unavailable(name)
     if reason is None and name in ("cpu", "cuda") and name != device_type:
         reason = f"the tensors are on {device_type!r}; move model and images, or use 'auto'"
+    if reason is None and name == "triton":
+        reason = _unusable_kernels(device_type)
     if reason is not None:
         raise RuntimeError(f"{source} {name!r} cannot run: {reason}")
     return name

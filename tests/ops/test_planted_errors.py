@@ -4,56 +4,47 @@ from __future__ import annotations
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from op_differences import differences
-
-
-@dataclass(frozen=True)
-class Error:
-    """A text of a file under csrc, what replaces it, and the operation that it spoils."""
-
-    file: str
-    right: str
-    wrong: str
-    operation: str
-
+from planted_error import PlantedError
 
 ERRORS = {
-    "scale-misses-the-tail": Error(
+    "scale-misses-the-tail": PlantedError(
         "rows/pgd_step.h",
         "i < s.elements; i += stride) {\n      const Pack<G, V> slope",
         "i + V < s.elements; i += stride) {\n      const Pack<G, V> slope",
         "pgd_step_",
     ),
-    "step-misses-the-tail": Error(
+    "step-misses-the-tail": PlantedError(
         "rows/pgd_step.h",
         "i < s.elements; i += stride) {\n    const Pack<T, V> old",
         "i + V < s.elements; i += stride) {\n    const Pack<T, V> old",
         "pgd_step_",
     ),
-    "best-kept-on-a-tie": Error(
+    "best-kept-on-a-tie": PlantedError(
         "rows/pgd_step.h", "score > a.best_value[b]", "score >= a.best_value[b]", "pgd_step_"
     ),
-    "momentum-on-the-gradient": Error(
+    "momentum-on-the-gradient": PlantedError(
         "rows/pgd_step.h", "s.momentum * held + share", "held + s.momentum * share", "pgd_step_"
     ),
-    "moves-at-zero": Error(
+    "moves-at-zero": PlantedError(
         "scalar_math.h", "(direction < T(0) ? -step", "(direction <= T(0) ? -step", "pgd_step_"
     ),
-    "bounds-swapped": Error(
+    "bounds-swapped": PlantedError(
         "scalar_math.h", "v > lower ? v : lower", "v < lower ? v : lower", "pgd_step_"
     ),
-    "returns-unseen": Error("rows/pgd_step.h", "elsewhere |=", "elsewhere &=", "pgd_step_"),
-    "gradient-sign": Error(
+    "returns-unseen": PlantedError("rows/pgd_step.h", "elsewhere |=", "elsewhere &=", "pgd_step_"),
+    "gradient-sign": PlantedError(
         "rows/label_objective.h", ": share * e)", ": -share * e)", "label_objective"
     ),
-    "generator-constant": Error("philox.h", "0xD2511F53u", "0xD2511F51u", "random_starts"),
-    "last-of-equals": Error("rows/select.h", "best && count - k > from_end", "best", "select"),
+    "generator-constant": PlantedError("philox.h", "0xD2511F53u", "0xD2511F51u", "random_starts"),
+    "last-of-equals": PlantedError(
+        "rows/select.h", "best && count - k > from_end", "best", "select"
+    ),
 }
 
 
@@ -62,13 +53,10 @@ def spoiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The emulated operations with each of the errors."""
     from emulation import SOURCES, build
 
-    def plant(number: int, error: Error) -> Any:
+    def plant(number: int, error: PlantedError) -> Any:
         folder = tmp_path_factory.mktemp("planted")
         sources = Path(shutil.copytree(SOURCES, folder / "csrc"))
-        path = sources / error.file
-        text = path.read_text()
-        assert text.count(error.right) == 1, f"{error.file} has no longer one {error.right!r}"
-        path.write_text(text.replace(error.right, error.wrong))
+        error.plant(sources)
         return build(folder, f"hcnn_fast_planted_{number}", sources)
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
