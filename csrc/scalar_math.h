@@ -134,6 +134,28 @@ HCNN_FAST_HD double exp_nonpositive(double v) {
   return v < -708.0 ? 0.0 : result;
 }
 
+// The same with a relative error below 1e-8, for results that are rounded to float32.
+HCNN_FAST_HD double exp_nonpositive_to_float(double v) {
+  const double clamped = v < -708.0 ? -708.0 : v;
+  const double shifted = clamped * 1.4426950408889634074 + 6755399441055744.0;  // 1.5 * 2^52
+  const double n = shifted - 6755399441055744.0;
+  const double r = clamped - n * 0.693147180559945309417;
+  const double square = r * r;
+  const double low = (1.0 + r) + square * (0.5 + r * (1.0 / 6.0));
+  const double high =
+      (1.0 / 24.0 + r * (1.0 / 120.0)) + square * (1.0 / 720.0 + r * (1.0 / 5040.0));
+  const double p = low + (square * square) * high;
+  union {
+    double number;
+    int64_t bits;
+  } shifted_bits, scale;
+  shifted_bits.number = shifted;  // its low mantissa bits hold n
+  scale.bits = static_cast<int64_t>(static_cast<uint64_t>(shifted_bits.bits) << 52) +
+               (static_cast<int64_t>(1023) << 52);
+  const double result = p * scale.number;
+  return v < -708.0 ? 0.0 : result;
+}
+
 // log(1 + v) for 0 <= v <= 1 in float64, relative error below 1e-14; branch-free.
 HCNN_FAST_HD double log1p_unit(double v) {
   const double s = v / (2.0 + v);  // log(1 + v) = 2 atanh(s), s <= 1/3

@@ -3,12 +3,14 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <string>
 #include <vector>
 
 #include "../arguments.h"
 #include "clones.h"
+#include "low_precision.h"
 
 namespace hcnn_fast {
 namespace {
@@ -192,7 +194,7 @@ HCNN_FAST_CLONES void label_rows(Kind kind, RowGroup& group) {
   for (int64_t k = 0; k < group.classes; ++k) {
     double* z = group.z + k * kRows;
     for (int64_t r = 0; r < kRows; ++r) {
-      const double e = exp_nonpositive(z[r] - rival[r]);
+      const double e = exp_nonpositive_to_float(z[r] - rival[r]);
       z[r] = group.label[r] == k ? 0.0 : e;
       total[r] += z[r];
     }
@@ -201,7 +203,7 @@ HCNN_FAST_CLONES void label_rows(Kind kind, RowGroup& group) {
   for (int64_t r = 0; r < kRows; ++r) {
     odds[r] = (own[r] - rival[r]) - log_from_one(total[r]);
     const double size = odds[r] < 0.0 ? -odds[r] : odds[r];
-    const double e = exp_nonpositive(-size);
+    const double e = exp_nonpositive_to_float(-size);
     const double likely = 1.0 / (1.0 + e);  // sigmoid(|odds|)
     const double unlikely = e * likely;
     log_own[r] = (odds[r] < 0.0 ? odds[r] : 0.0) - log1p_unit(e);
@@ -261,15 +263,98 @@ void run_groups(const ObjectiveArguments<T, V>& a, int64_t begin, int64_t end) {
   }
 }
 
+// Rows of many classes keep their float32 logits: conversions happen in the vector loops.
+
+// Largest of a row, or NaN. The bits of floats order like signed integers once those of negative
+// numbers are turned round, and integer maxima vectorise.
+HCNN_FAST_CLONES float largest_float(const float* z, int64_t count) {
+  int32_t most = std::numeric_limits<int32_t>::min();
+  for (int64_t k = 0; k < count; ++k) {
+    int32_t bits;
+    std::memcpy(&bits, z + k, sizeof(bits));
+    bits ^= (bits >> 31) & 0x7FFFFFFF;
+    most = bits > most ? bits : most;
+  }
+  most ^= (most >> 31) & 0x7FFFFFFF;
+  float result;
+  std::memcpy(&result, &most, sizeof(result));
+  return count > 0 ? result : -std::numeric_limits<float>::infinity();
+}
+
+HCNN_FAST_CLONES void exponentiate(const float* z, double shift, double* e, int64_t classes) {
+  for (int64_t k = 0; k < classes; ++k) {
+    e[k] = exp_nonpositive_to_float(static_cast<double>(z[k]) - shift);
+  }
+}
+
+HCNN_FAST_CLONES void scale_row(const double* e, double share, float* slope, int64_t classes) {
+  for (int64_t k = 0; k < classes; ++k) {
+    slope[k] = static_cast<float>(share * e[k]);
+  }
+}
+
+// As `label_row`, for the objectives of the log odds.
+double wide_row(
+    Kind kind,
+    const float* z,
+    int64_t label,
+    int64_t classes,
+    double* e,
+    float* slope) {
+  const float before = largest_float(z, label);
+  const float after = largest_float(z + label + 1, classes - label - 1);
+  const double rival = before != before || before > after ? before : after;
+  exponentiate(z, rival, e, classes);
+  e[label] = 0.0;
+  const double total = sum(e, classes);
+  const double own = static_cast<double>(z[label]);
+  const OddsObjective objective = of_log_odds(kind, (own - rival) - std::log(total));
+  scale_row(e, -objective.factor / total, slope, classes);
+  slope[label] = static_cast<float>(objective.factor);
+  return objective.value;
+}
+
+template <typename T>
+void run_wide(const ObjectiveArguments<T, float>& a, int64_t begin, int64_t end) {
+  constexpr bool direct = std::is_same_v<T, float>;
+  thread_local std::vector<double> exponentials;
+  thread_local std::vector<float> converted;
+  const int64_t classes = a.classes;
+  exponentials.resize(static_cast<size_t>(classes));
+  converted.resize(direct ? 0 : static_cast<size_t>(2 * classes));
+  for (int64_t b = begin; b < end; ++b) {
+    if constexpr (direct) {
+      const float* z = a.logits + b * classes;
+      float* slope = a.gradient + b * classes;
+      a.value[b] =
+          static_cast<float>(wide_row(a.kind, z, a.labels[b], classes, exponentials.data(), slope));
+    } else {
+      float* z = converted.data();
+      float* slope = z + classes;
+      widen_row(a.logits + b * classes, z, classes);
+      a.value[b] =
+          static_cast<float>(wide_row(a.kind, z, a.labels[b], classes, exponentials.data(), slope));
+      narrow_row(slope, a.gradient + b * classes, classes);
+    }
+  }
+}
+
 template <typename T, typename V>
 void run(const ObjectiveArguments<T, V>& a, int64_t rows) {
   const int64_t classes = a.classes;
   const int64_t grain = std::max<int64_t>(1, 4096 / classes);
   const bool of_odds = a.kind != Kind::margin && a.kind != Kind::negative_entropy;
-  if (of_odds && classes > 1 && classes <= kFewClasses && !std::is_same_v<V, double>) {
-    torch::stable::parallel_for(
-        0, rows, grain, [&](int64_t begin, int64_t end) { run_groups(a, begin, end); });
-    return;
+  if constexpr (std::is_same_v<V, float>) {
+    if (of_odds && classes > 1) {
+      torch::stable::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
+        if (classes <= kFewClasses) {
+          run_groups(a, begin, end);
+        } else {
+          run_wide(a, begin, end);
+        }
+      });
+      return;
+    }
   }
   torch::stable::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
     thread_local std::vector<double> scratch;

@@ -10,34 +10,12 @@
 
 #include "../arguments.h"
 #include "clones.h"
+#include "low_precision.h"
 
 namespace hcnn_fast {
 namespace {
 
 constexpr int64_t kLanes = 8;
-
-// One bfloat16 as the float whose upper half it is; written so that compilers vectorise it.
-HCNN_FAST_HD float widen(BFloat16 g) {
-  const uint32_t bits = static_cast<uint32_t>(g.x) << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof(value));
-  return value;
-}
-// The nearest bfloat16, ties to even; points are never NaN.
-HCNN_FAST_HD uint16_t narrow(float v) {
-  uint32_t bits;
-  std::memcpy(&bits, &v, sizeof(bits));
-  return static_cast<uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
-}
-HCNN_FAST_HD float widen(Half g) {
-  return static_cast<float>(g);
-}
-HCNN_FAST_HD float widen(float g) {
-  return g;
-}
-HCNN_FAST_HD double widen(double g) {
-  return g;
-}
 
 // Largest magnitude of a row. Magnitudes order like their bits, and integer maxima vectorise.
 template <typename T, typename Entry>
@@ -216,19 +194,6 @@ HCNN_FAST_NUMBER_LOOPS(float)
 HCNN_FAST_NUMBER_LOOPS(double)
 #undef HCNN_FAST_NUMBER_LOOPS
 
-HCNN_FAST_CLONES void copy_row(BFloat16* to, const float* from, int64_t elements) {
-  for (int64_t i = 0; i < elements; ++i) {
-    to[i].x = narrow(from[i]);
-  }
-}
-
-template <typename C, typename T>
-void copy_row(C* to, const T* from, int64_t elements) {
-  for (int64_t i = 0; i < elements; ++i) {
-    to[i] = static_cast<C>(static_cast<float>(from[i]));
-  }
-}
-
 template <typename G, typename T>
 void step_row(
     const StepArguments<G, T>& a,
@@ -271,10 +236,10 @@ void step_row(
     a.distance[b] = told ? away : far(z, x, n, s.norm);
   }
   if (a.copy_bfloat16 != nullptr) {
-    copy_row(a.copy_bfloat16 + b * n, z, n);
+    narrow_row(z, a.copy_bfloat16 + b * n, n);
   }
   if (a.copy_half != nullptr) {
-    copy_row(a.copy_half + b * n, z, n);
+    narrow_row(z, a.copy_half + b * n, n);
   }
   if (a.motion != nullptr) {
     T* previous = a.previous ? a.previous + b * n : nullptr;
