@@ -1,4 +1,7 @@
 // label_objective on the CPU: one row at a time in float64, rounded once.
+// Its sums are rounded to float32, not compared to the bit: fused multiply-adds may be used.
+#pragma GCC optimize("fp-contract=fast")
+
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
