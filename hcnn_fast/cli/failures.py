@@ -49,7 +49,7 @@ def describe(error: BaseException) -> str:
     if isinstance(error, BrokenPipeError):
         return "standard output was closed by its reader"
     if is_command_line_error(error):
-        message = error.format_message()  # type: ignore[attr-defined]
+        message = error.format_message()  # type: ignore[attr-defined]  # click has it
         return one_line(f"{message.rstrip('.')} (see hcnn-fast --help)")
     if isinstance(error, ModuleNotFoundError) and error.name in OPTIONAL_MODULES:
         return f"this needs {error.name}, not installed here; run: pip install 'hcnn_fast[cli]'"

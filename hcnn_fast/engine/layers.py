@@ -45,7 +45,12 @@ class GreyConv2d(nn.Conv2d):
     overlapping patches take a fifth of the time on a CPU.
     """
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _conv_forward(
+        self,
+        input: Tensor,  # [B, 1, H, W]
+        weight: Tensor,  # [O, 1, h, w]
+        bias: Tensor | None,  # [O]
+    ) -> Tensor:  # [B, O, H', W']
         output: Tensor = _GreyConv2d.apply(input, weight, bias, self.stride, self.padding)
         return output
 

@@ -53,9 +53,8 @@ def approach(
         found_distance = torch.where(better, away, found_distance)
         found_margin = torch.where(better, margin, found_margin) if step else margin
 
-        missing = margin - OVERSHOOT
-        target = nearest_point(point, gradient, missing, ball, index, norm)
-        needed = needed_from_image(point, gradient, missing, ball, index)
+        needed = needed_from_image(point, gradient, margin - OVERSHOOT, ball, index)
+        target = project(gradient, needed, ball, index, norm)
         price = torch.where(needed > 0, distance(target, ball, index, norm) / needed, 0.0)
         new_merit = away + PENALTY * price * (0.5 * OVERSHOOT - margin).clamp_min(0.0)
         kept = new_merit < merit
@@ -81,15 +80,14 @@ def approach(
     )
 
 
-def nearest_point(
-    point: Tensor,  # [B, *image]
+def project(
     gradient: Tensor,  # [B, *image]
-    margin: Tensor,  # [B]
+    needed: Tensor,  # [B]
     ball: Ball,
     index: Tensor,  # [B] int64
     norm: Norm,
 ) -> Tensor:  # [B, *image]
-    """Point of ball and bounds nearest to the image with margin + gradient . (z - point) >= 0.
+    """Point of ball and bounds nearest to the image x with gradient . (z - x) >= needed.
 
     Where no point of them reaches it, the one that comes closest to it.
     """
@@ -99,14 +97,13 @@ def nearest_point(
     upper = (x + ball.radius).clamp_max(ball.bounds[1])
     weight = g.abs()
     room = torch.where(g > 0, upper - x, x - lower)  # how far each entry may go uphill
-    needed = needed_from_image(point, gradient, margin, ball, index)  # [B]
     if norm == "l1":
         length = _fill_steepest_first(weight, room, needed)
     else:
         rate = torch.ones_like(weight) if norm == "linf" else weight
         length = _grow_together(weight, rate, room, needed)
     moved = torch.minimum(torch.maximum(x + g.sign() * length, lower), upper)
-    return moved.view_as(point)
+    return moved.view_as(gradient)
 
 
 def needed_from_image(
@@ -134,20 +131,23 @@ def _grow_together(
 ) -> Tensor:  # [B, D]
     """Lengths min(t * rate, room) with the smallest t at which sum(weight * length) = needed.
 
-    The sum is concave and piecewise linear in t, so Newton's method from t = 0 climbs to it
-    without passing it and ends after at most one step per bend; 64 serve all but contrived rows.
+    The sum is piecewise linear in t and bends where an entry has used up its room: the bends in
+    order, with sums from either end, tell between which two of them it gets there.
     """
-    t = torch.zeros_like(needed)[:, None]  # [B, 1]
-    for _ in range(64):
-        length = torch.minimum(t * rate, room)
-        missing = needed - (weight * length).sum(1)
-        pace = torch.where(t * rate < room, weight * rate, 0.0).sum(1)
-        active = (missing > 1e-6 * needed.abs()) & (pace > 0)
-        if not bool(active.any()):
-            break
-        t = t + torch.where(active, missing / pace, 0.0)[:, None]
-    stuck = (needed > 0) & ((weight * room).sum(1) <= needed)
-    return torch.where(stuck[:, None] & (weight > 0), room, torch.minimum(t * rate, room))
+    stop, order = torch.where(rate > 0, room / rate, 0.0).double().sort(1)
+    stopped = (weight * room).double().gather(1, order)  # what an entry gives in all
+    pace = (weight * rate).double().gather(1, order)
+    before = stopped.cumsum(1) - stopped  # of the entries that have stopped at each bend
+    ahead = pace.flip(1).cumsum(1).flip(1)  # of those that have not
+    reached = before + stop * ahead
+    bend = (reached < needed[:, None]).sum(1, keepdim=True)  # the first that suffices
+    enough = bend < reached.shape[1]
+    bend = bend.clamp_max(reached.shape[1] - 1)
+    missing = (needed[:, None] - before.gather(1, bend)).clamp_min(0.0)
+    slope = ahead.gather(1, bend)
+    time = torch.where(slope > 0, missing / slope, 0.0).to(weight.dtype)  # [B, 1]
+    everything = torch.where(weight > 0, room, 0.0)
+    return torch.where(enough, torch.minimum(time * rate, room), everything)
 
 
 def _fill_steepest_first(

@@ -282,7 +282,7 @@ class _Run:
         with torch.autocast(self.device.type, torch.bfloat16, self.bfloat16):
             logits = self.model(x).float()  # [B, C]
         loss = nn.functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.optimiser.step()
         self._update_average(self.epochs_done * self.steps_per_epoch + step)
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()

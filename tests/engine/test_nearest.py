@@ -11,12 +11,25 @@ from scipy.optimize import linprog, minimize
 from tiny_classifiers import images, linear
 from torch import Tensor
 
+from hcnn_fast import reference
+from hcnn_fast.engine import nearest
 from hcnn_fast.engine.ascent import Ball, Candidates
-from hcnn_fast.engine.nearest import approach, nearest_point
-from hcnn_fast.reference.nearest import project
 
 NORMS = ("l1", "l2", "linf")
 D = 6
+
+
+def nearest_point(
+    point: Tensor,  # [B, D]
+    gradient: Tensor,  # [B, D]
+    margin: Tensor,  # [B]
+    ball: Ball,
+    index: Tensor,  # [B]
+    norm: str,
+) -> Tensor:  # [B, D]
+    """Nearest to the image with margin + gradient . (z - point) >= 0."""
+    needed = nearest.needed_from_image(point, gradient, margin, ball, index)
+    return nearest.project(gradient, needed, ball, index, norm)
 
 
 def distance(d: np.ndarray, norm: str) -> float:
@@ -110,7 +123,7 @@ def test_the_nearest_point_is_that_of_the_reference(norm: str, needed: float) ->
     got = nearest_point(point, g, margin, ball, torch.arange(8), norm)
     for row in range(8):
         lower, upper = (x[row] - 0.2).clamp_min(0.0), (x[row] + 0.2).clamp_max(1.0)
-        expected = project(x[row], g[row], needed, lower, upper, norm)
+        expected = reference.nearest.project(x[row], g[row], needed, lower, upper, norm)
         torch.testing.assert_close(got[row], expected, rtol=0.0, atol=2e-6)
 
 
@@ -139,7 +152,7 @@ def test_what_is_found_is_confident_and_what_is_not_comes_back(norm: str) -> Non
     candidates = Candidates(
         index=torch.arange(6), label=torch.arange(6) % 3, point=(x + 0.1).clamp(0.0, 1.0)
     )
-    found, away = approach(model, candidates, ball, confidence=0.4, steps=6, norm=norm)
+    found, away = nearest.approach(model, candidates, ball, confidence=0.4, steps=6, norm=norm)
     confidence = torch.softmax(model(found), 1).gather(1, candidates.label[:, None])[:, 0]
     feasible = away < math.inf
     assert 0 < int(feasible.sum()) < 6

@@ -10,6 +10,7 @@ from op_backends import skip_unless_it_runs
 
 from hcnn_fast import ops
 
+pytestmark = [pytest.mark.large, pytest.mark.slow]
 BEYOND = 2**31
 
 
@@ -27,7 +28,6 @@ def device_with(backend: str, gigabytes: int) -> torch.device:
     return torch.device(backend)
 
 
-@pytest.mark.large
 @pytest.mark.parametrize("backend", ["cpu", "cuda"])
 def test_the_last_row_of_many_logits_is_reached(backend: str) -> None:
     device = device_with(backend, 12)
@@ -48,7 +48,6 @@ def test_the_last_row_of_many_logits_is_reached(backend: str) -> None:
     assert float(gradient[-1, -1]) == pytest.approx(own, rel=1e-2)
 
 
-@pytest.mark.large
 @pytest.mark.parametrize("backend", ["cpu", "cuda"])
 def test_the_last_candidate_of_many_is_moved(backend: str) -> None:
     device = device_with(backend, 14)
