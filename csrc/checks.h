@@ -50,6 +50,16 @@ inline void check_device(const Tensor& tensor, const char* name, const Tensor& l
       ", expected the device of the first argument");
 }
 
+inline void check_floating(const Tensor& tensor, const char* name) {
+  const ScalarType dtype = tensor.scalar_type();
+  STD_TORCH_CHECK(
+      dtype == ScalarType::Float || dtype == ScalarType::Double,
+      name,
+      " has scalar type ",
+      static_cast<int>(dtype),
+      ", expected float32 or float64");
+}
+
 // A contiguous vector of `rows` entries.
 inline void check_vector(
     const Tensor& tensor,
@@ -166,8 +176,17 @@ inline void check_separate(const std::vector<Span>& spans, size_t written) {
   }
 }
 
-// Every entry of an index vector on the CPU lies in [0, limit).
+inline void check_ball(double radius, double lower, double upper) {
+  STD_TORCH_CHECK(radius >= 0.0, "radius is ", radius, ", expected a number >= 0");
+  STD_TORCH_CHECK(lower <= upper, "lower is ", lower, ", expected at most upper, ", upper);
+}
+
+// Every entry of an index vector lies in [0, limit). Only vectors on the CPU are looked at: others
+// could not be without waiting for their device.
 inline void check_index(const Tensor& index, const char* name, int64_t limit) {
+  if (index.device().type() != torch::headeronly::DeviceType::CPU) {
+    return;
+  }
   const auto* values = static_cast<const int64_t*>(index.data_ptr());
   for (int64_t b = 0; b < index.numel(); ++b) {
     STD_TORCH_CHECK(

@@ -4,18 +4,16 @@
 
 #include <cmath>
 #include <cstring>
-#include <string>
 #include <type_traits>
 #include <vector>
 
-#include "../arguments.h"
+#include "../operations/pgd_step.h"
 #include "clones.h"
+#include "lanes.h"
 #include "low_precision.h"
 
 namespace hcnn_fast {
 namespace {
-
-constexpr int64_t kLanes = 8;
 
 // Largest magnitude of a row. Magnitudes order like their bits, and integer maxima vectorise.
 template <typename T, typename Entry>
@@ -94,26 +92,6 @@ HCNN_FAST_ROW_LOOPS(BFloat16, float)
 HCNN_FAST_ROW_LOOPS(Half, float)
 HCNN_FAST_ROW_LOOPS(double, double)
 #undef HCNN_FAST_ROW_LOOPS
-
-// Sums in float64 over fixed lanes, so that the order does not hang on the vector width.
-template <typename Term>
-HCNN_FAST_HD double lane_sum(int64_t elements, const Term& term) {
-  double lanes[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= elements; i += kLanes) {
-    for (int64_t j = 0; j < kLanes; ++j) {
-      lanes[j] += term(i + j);
-    }
-  }
-  for (; i < elements; ++i) {
-    lanes[i % kLanes] += term(i);
-  }
-  double total = 0.0;
-  for (double lane : lanes) {
-    total += lane;
-  }
-  return total;
-}
 
 template <typename T>
 HCNN_FAST_HD T distance_of(const T* z, const T* x, int64_t elements, Norm norm) {
@@ -251,52 +229,23 @@ void step_row(
   }
 }
 
-template <typename G, typename T>
-void run(const StepArguments<G, T>& arguments, const StepSettings<T>& step, int64_t rows) {
-  const int64_t grain = std::max<int64_t>(1, 8192 / std::max<int64_t>(1, step.elements));
-  torch::stable::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
+constexpr auto step_rows = []<typename G, typename T>(
+                               const StepArguments<G, T>& arguments,
+                               const StepSettings<T>& settings,
+                               const StepTensors& tensors) {
+  const int64_t grain = std::max<int64_t>(1, 8192 / std::max<int64_t>(1, settings.elements));
+  torch::stable::parallel_for(0, tensors.point.size(0), grain, [&](int64_t begin, int64_t end) {
     thread_local std::vector<T> scratch;
-    scratch.resize(static_cast<size_t>(2 * step.elements));
+    scratch.resize(static_cast<size_t>(2 * settings.elements));
     for (int64_t b = begin; b < end; ++b) {
-      step_row(arguments, step, b, scratch.data());
+      step_row(arguments, settings, b, scratch.data());
     }
   });
-}
-
-void pgd_step(
-    Tensor point,
-    Tensor gradient,
-    Tensor image,
-    Tensor image_index,
-    Tensor step_size,
-    double radius,
-    double lower,
-    double upper,
-    OptionalTensor momentum_buffer,
-    double momentum,
-    OptionalTensor penalty,
-    std::string norm,
-    OptionalTensor value,
-    double distance_weight,
-    OptionalTensor best,
-    OptionalTensor best_value,
-    OptionalTensor distance,
-    OptionalTensor copy,
-    OptionalTensor previous,
-    OptionalTensor motion) {
-  const StepTensors tensors{point,      gradient, image, image_index,     step_size,
-                            radius,     lower,    upper, momentum_buffer, momentum,
-                            penalty,    norm,     value, distance_weight, best,
-                            best_value, distance, copy,  previous,        motion};
-  check_pgd_step(tensors);
-  with_step_types(tensors, [&](const auto& arguments, const auto& settings) {
-    run(arguments, settings, point.size(0));
-  });
-}
+};
 
 }  // namespace
 }  // namespace hcnn_fast
 
 STABLE_TORCH_LIBRARY_IMPL(hcnn_fast, CPU, m) {
-  m.impl("pgd_step_", TORCH_BOX(&hcnn_fast::pgd_step));
+  m.impl("pgd_step_", TORCH_BOX(&hcnn_fast::pgd_step<hcnn_fast::step_rows>));
 }

@@ -1,7 +1,7 @@
 // label_objective on a GPU: one warp a row, or one block where there are many classes.
 #include <torch/csrc/stable/library.h>
 
-#include "../arguments.h"
+#include "../operations/label_objective.h"
 #include "groups.cuh"
 
 namespace hcnn_fast {
@@ -33,44 +33,26 @@ __global__ void block_kernel(ObjectiveArguments<T, V> arguments, int64_t rows) {
   }
 }
 
-void label_objective(
-    Tensor logits,
-    Tensor labels,
-    std::string kind,
-    double order,
-    Tensor value,
-    Tensor gradient) {
-  const Kind chosen = check_label_objective(logits, labels, kind, order, value, gradient);
-  const int64_t rows = logits.size(0);
+constexpr auto objective_rows = [](const auto& arguments, const ObjectiveTensors& tensors) {
+  const int64_t rows = tensors.logits.size(0);
   if (rows == 0) {
     return;
   }
-  const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
-  const cudaStream_t stream = current_stream(logits);
-  with_logit_type(logits, [&]<typename T>(T) {
-    using V = std::conditional_t<std::is_same_v<T, double>, double, float>;
-    const ObjectiveArguments<T, V> arguments{
-        data<const T>(logits),
-        data<const int64_t>(labels),
-        data<V>(value),
-        data<T>(gradient),
-        logits.size(1),
-        chosen,
-        order};
-    if (arguments.classes <= kClassesOfAWarp) {
-      const unsigned grid = grid_size((rows + kWarpsOfABlock - 1) / kWarpsOfABlock);
-      warp_kernel<<<grid, kWarpsOfABlock * kWarp, 0, stream>>>(arguments, rows);
-    } else {
-      const unsigned block = block_size(arguments.classes);
-      block_kernel<<<grid_size(rows), block, 0, stream>>>(arguments, rows);
-    }
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
-  });
-}
+  const torch::stable::accelerator::DeviceGuard guard(tensors.logits.get_device_index());
+  const cudaStream_t stream = current_stream(tensors.logits);
+  if (arguments.classes <= kClassesOfAWarp) {
+    const unsigned grid = grid_size((rows + kWarpsOfABlock - 1) / kWarpsOfABlock);
+    warp_kernel<<<grid, kWarpsOfABlock * kWarp, 0, stream>>>(arguments, rows);
+  } else {
+    const unsigned block = block_size(arguments.classes);
+    block_kernel<<<grid_size(rows), block, 0, stream>>>(arguments, rows);
+  }
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+};
 
 }  // namespace
 }  // namespace hcnn_fast
 
 STABLE_TORCH_LIBRARY_IMPL(hcnn_fast, CUDA, m) {
-  m.impl("label_objective", TORCH_BOX(&hcnn_fast::label_objective));
+  m.impl("label_objective", TORCH_BOX(&hcnn_fast::label_objective<hcnn_fast::objective_rows>));
 }

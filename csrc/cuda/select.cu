@@ -1,7 +1,7 @@
 // select on a GPU: one block an image.
 #include <torch/csrc/stable/library.h>
 
-#include "../arguments.h"
+#include "../operations/select.h"
 #include "groups.cuh"
 
 namespace hcnn_fast {
@@ -16,34 +16,20 @@ __global__ void select_kernel(SelectArguments<T, L> arguments, int64_t images) {
   }
 }
 
-void select(
-    Tensor point,
-    Tensor logits,
-    Tensor value,
-    Tensor certainty,
-    int64_t starts,
-    Tensor row,
-    Tensor winner,
-    Tensor best_point,
-    Tensor prediction) {
-  const SelectTensors tensors{
-      point, logits, value, certainty, starts, row, winner, best_point, prediction};
-  check_select(tensors);
-  const int64_t images = row.size(0);
+constexpr auto select_rows = [](const auto& arguments, const SelectTensors& tensors) {
+  const int64_t images = tensors.row.size(0);
   if (images == 0) {
     return;
   }
-  const torch::stable::accelerator::DeviceGuard guard(point.get_device_index());
-  const cudaStream_t stream = current_stream(point);
-  with_select_types(tensors, [&](const auto& arguments) {
-    select_kernel<<<grid_size(images), kThreads, 0, stream>>>(arguments, images);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
-  });
-}
+  const torch::stable::accelerator::DeviceGuard guard(tensors.point.get_device_index());
+  const cudaStream_t stream = current_stream(tensors.point);
+  select_kernel<<<grid_size(images), kThreads, 0, stream>>>(arguments, images);
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+};
 
 }  // namespace
 }  // namespace hcnn_fast
 
 STABLE_TORCH_LIBRARY_IMPL(hcnn_fast, CUDA, m) {
-  m.impl("select", TORCH_BOX(&hcnn_fast::select));
+  m.impl("select", TORCH_BOX(&hcnn_fast::select<hcnn_fast::select_rows>));
 }
