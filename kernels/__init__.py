@@ -1,6 +1,6 @@
 """Triton kernels of hcnn_fast, installed as `hcnn_fast.kernels`: the operations of the schemas.
 
-Every operation takes the arguments of its schema in csrc/library.cpp in order and writes into the
+Every operation takes the arguments of its schema in csrc/schemas.h in order and writes into the
 tensors given to it. Importing this package imports Triton.
 """
 
