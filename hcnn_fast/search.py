@@ -10,11 +10,10 @@ from torch import Tensor
 
 from hcnn_fast import backends
 from hcnn_fast.config import SearchConfig
-from hcnn_fast.engine.inputs import Classifier, check_finite, check_images, check_model
-from hcnn_fast.engine.memory import in_batches, plan_batch_size
+from hcnn_fast.engine.inputs import Classifier, check_images, check_model
+from hcnn_fast.engine.memory import plan_batch_size, plan_block
 from hcnn_fast.engine.model import PreparedModel, resolve_precision
-from hcnn_fast.engine.selection import likeliest_labels
-from hcnn_fast.engine.solver import Solver, Winners
+from hcnn_fast.engine.solver import Solver
 
 
 @dataclass(frozen=True)
@@ -78,79 +77,61 @@ def search(model: Classifier, x: Tensor, config: SearchConfig) -> SearchResult:
         images = check_images(x, config)
         classifier = check_model(model, images)
         with torch.autocast(images.device.type, enabled=False):  # precision is the config's
-            return _search_blocks(_solver(classifier, images, config), images)
+            return _search_blocks(classifier, images, config)
 
 
 def _solver(
     model: Classifier,
-    x: Tensor,  # [N, *image]
+    x: Tensor,  # [N, *image], N >= 1
     config: SearchConfig,
 ) -> Solver:
     """The model prepared for these images, with a backend and a batch size."""
     backend = backends.resolve(config.backend, x.device.type)
     prepared = PreparedModel(model, resolve_precision(config.precision, x), x[:1])
-    batch = config.batch_size
-    if batch is None:
-        batch = plan_batch_size(prepared.fast, x) if len(x) else 1
-    return Solver(prepared, config, backend, batch)
+    return Solver(prepared, config, backend, config.batch_size or plan_batch_size(prepared.fast, x))
 
 
 def _search_blocks(
-    solver: Solver,
+    model: Classifier,
     x: Tensor,  # [N, *image]
+    config: SearchConfig,
 ) -> SearchResult:
-    """Go through the images in blocks whose candidates fit one pass, and join the results."""
-    config = solver.config
-    base = _base_logits(solver, x)  # [N, C]
-    labels = likeliest_labels(base, config.labels)  # [N, L]
-    if config.objective == "entropy":
-        labels = labels[:, :1]
-    runs = labels.shape[1] * config.starts  # candidates of an image
-    blocks: list[Winners] = []
+    """Go through the images in blocks, and join the results."""
+    # No images: one blank one, cut off in the end, tells the shapes of the result.
+    images = x if len(x) else x.new_full((1, *x.shape[1:]), config.bounds[0])
+    solver = _solver(model, images, config if len(x) else config.replace(steps=1, starts=1))
+    entropy = config.objective == "entropy"
+    tried = 1 if entropy else config.labels or solver.model.classes
+    size = plan_block(images, tried * config.starts, solver.batch)
+    blocks = [solver.solve(images[begin : begin + size]) for begin in range(0, len(images), size)]
+    n = len(x)
 
-    def run(begin: int, end: int) -> None:
-        blocks.append(solver.solve(x[begin:end], base[begin:end], labels[begin:end]))
+    def joined(name: str) -> Tensor:
+        return torch.cat([getattr(block, name) for block in blocks])[:n]
 
-    in_batches(len(x), max(1, solver.batch // runs), run)
-    if not blocks:
-        blocks.append(solver.solve(x, base, labels))
-    logits = torch.cat([block.logits for block in blocks])
-    label_logits = torch.cat([block.label_logits for block in blocks])  # [N, L, C]
-    label_value = torch.cat([block.label_value for block in blocks])
-    winner = torch.cat([block.winner for block in blocks])[:, None]  # [N, 1]
-    points = [block.label_point for block in blocks if block.label_point is not None]
+    logits = joined("logits")
+    label_value = joined("label_value")
+    labels, label_prediction = joined("labels"), joined("label_prediction")
+    prediction = joined("prediction")
+    winner = joined("winner")[:, None]  # [N, 1]
     value = label_value.gather(1, winner)[:, 0]
-    prediction = torch.cat([block.prediction for block in blocks])
-    label_prediction = label_logits.argmax(2)
-    if config.objective == "entropy":
-        labels, label = label_prediction, prediction.clone()
+    if entropy:
+        labels, label = label_prediction.clone(), prediction.clone()
     else:
         label = labels.gather(1, winner)[:, 0].masked_fill(value == -math.inf, -1)
-    steps = runs * config.steps * solver.phases  # gradient steps of an image
     return SearchResult(
-        point=torch.cat([block.point for block in blocks]),
+        point=joined("point"),
         value=value.float(),
         label=label,
         prediction=prediction,
         confidence=torch.softmax(logits, 1).amax(1).float(),
         logits=logits,
-        labels=labels.clone(),
+        labels=labels,
         label_value=label_value.float(),
-        label_confidence=torch.softmax(label_logits, 2).amax(2).float(),
+        label_confidence=joined("label_confidence"),
         label_prediction=label_prediction,
-        label_point=torch.cat(points) if points else None,
-        steps=torch.full_like(label, steps),
-        forwards=len(x) * (1 + steps + runs * (solver.phases + 1)),
-        backwards=len(x) * steps,
+        label_point=joined("label_point") if config.keep_points else None,
+        steps=joined("steps"),
+        forwards=solver.forwards if n else 0,
+        backwards=solver.backwards if n else 0,
     )
-
-
-def _base_logits(solver: Solver, x: Tensor) -> Tensor:
-    """The model at the images [N, C]; an empty batch still learns C from one blank image."""
-    images = x if len(x) else x.new_full((1, *x.shape[1:]), solver.config.bounds[0])
-    parts: list[Tensor] = []
-    with torch.no_grad():
-        in_batches(
-            len(images), solver.batch, lambda b, e: parts.append(solver.model.exact(images[b:e]))
-        )
-    return check_finite(torch.cat(parts))[: len(x)]

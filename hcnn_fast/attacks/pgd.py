@@ -10,7 +10,8 @@ from torch import Tensor
 from hcnn_fast import backends, ops
 from hcnn_fast.attacks.result import AttackResult
 from hcnn_fast.config import BackendName, Precision, SearchConfig
-from hcnn_fast.engine.ascent import Ball, Candidates, Climb, ascend
+from hcnn_fast.engine.ascent import Climb, ascend
+from hcnn_fast.engine.ball import Ball, Candidates
 from hcnn_fast.engine.inputs import (
     Classifier,
     check_finite,
@@ -98,7 +99,8 @@ def _run(
     config: SearchConfig,
     objective: Objective,
 ) -> AttackResult:
-    prepared = PreparedModel(check_model(model, x), resolve_precision(config.precision, x), x[:1])
+    image = x[:1] if len(x) else x.new_full((1, *x.shape[1:]), config.bounds[0])
+    prepared = PreparedModel(check_model(model, x), resolve_precision(config.precision, x), image)
     ball = Ball(
         image=x,
         radius=config.radius,
@@ -111,7 +113,7 @@ def _run(
         momentum=config.momentum,
         downhill=objective != "cross_entropy",
     )
-    y = check_labels(y, x, _classes(prepared, x, config))
+    y = check_labels(y, x, prepared.classes)
     candidates = _candidates(y, ball, config)
     rows = len(candidates)
     point = torch.empty_like(candidates.point)
@@ -121,7 +123,8 @@ def _run(
 
     def run(begin: int, end: int) -> None:
         part = slice(begin, end)
-        point[part], value[part] = ascend(prepared.fast, candidates.part(begin, end), ball, climb)
+        found = ascend(prepared.fast, candidates.part(begin, end), ball, climb)
+        point[part], value[part] = found.point, found.value
         with torch.no_grad():
             logits = check_finite(prepared.exact(point[part]))
         prediction[part] = logits.argmax(1)
@@ -141,13 +144,6 @@ def _run(
         attempt=attempt,
         gradient_steps=rows * config.steps,
     )
-
-
-def _classes(prepared: PreparedModel, x: Tensor, config: SearchConfig) -> int:
-    """The number of classes C, from one image."""
-    image = x[:1] if len(x) else x.new_full((1, *x.shape[1:]), config.bounds[0])
-    with torch.no_grad():
-        return prepared.exact(image).shape[1]
 
 
 def _candidates(y: Tensor, ball: Ball, config: SearchConfig) -> Candidates:

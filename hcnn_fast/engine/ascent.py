@@ -3,50 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from hcnn_fast import ops, reference
+from hcnn_fast import ops
 from hcnn_fast.config import Norm
+from hcnn_fast.engine.ball import Ball, Candidates, distance
+from hcnn_fast.engine.headroom import SAFETY, SHARE, attainable, reach
+from hcnn_fast.engine.slopes import Forward, Slope, objective, slope
 
-Forward = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ball:
-    """The set searched around each image, and the operations' implementation.
-
-    Attributes:
-        image: [N, *image] the centres.
-        radius: l_inf radius, in input units.
-        bounds: lowest and highest input value.
-        backend: a backend name that `backends.resolve` returned.
-    """
-
-    image: Tensor  # [N, *image]
-    radius: float
-    bounds: tuple[float, float]
-    backend: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidates:
-    """Runs that start together: candidate b climbs for label[b] in the ball of image index[b]."""
-
-    index: Tensor  # [B] int64
-    label: Tensor  # [B] int64
-    point: Tensor  # [B, *image]
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def part(self, begin: int, end: int) -> Candidates:
-        """Candidates begin to end, sharing memory."""
-        rows = slice(begin, end)
-        return Candidates(index=self.index[rows], label=self.label[rows], point=self.point[rows])
+SHRINK_AT = 0.75  # share of the rows that still climb at which a batch shrinks
+LEAST_ROWS = 8  # smaller batches round differently in some libraries, so none is made by stopping
+STILL, RETURNED = 1, 2  # what pgd_step_ writes to `motion`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +32,8 @@ class Climb:
         distance_weight: weight of |z - x| in the moves and in the score of a point.
         norm: norm of the distance.
         downhill: go down the objective instead of up; the score is then its negative.
+        tolerance: probability that may be given up to stop early, for kind "log_probability"; 0:
+            a run stops only where no further step can change its result.
     """
 
     kind: str
@@ -70,58 +43,51 @@ class Climb:
     distance_weight: float = 0.0
     norm: Norm = "linf"
     downhill: bool = False
+    tolerance: float = 0.0
+
+    @property
+    def steady(self) -> bool:
+        """Whether all steps have one length: then a point visited again is left the same way."""
+        return len(set(self.step_sizes)) == 1
+
+    @property
+    def stops_at_rest(self) -> bool:
+        """Whether a point that a step left where it was stays there to the end.
+
+        Without momentum a step depends on the point alone; with the step's length it changes only
+        how a distance weighs. A shorter step along the same signs is clipped the same way.
+        """
+        shrinking = all(b <= a for a, b in zip(self.step_sizes, self.step_sizes[1:], strict=False))
+        return self.momentum == 0.0 and (self.steady or (shrinking and self.distance_weight == 0.0))
 
 
-def slope(
-    forward: Forward,
-    point: Tensor,  # [B, *image]
-    label: Tensor,  # [B]
-    kind: str,
-    order: float,
-    backend: str,
-) -> tuple[Tensor, Tensor]:  # [B], [B, *image]
-    """Objective at each point and its gradient in the input: no weight gradient is computed.
+@dataclass(frozen=True)
+class Ascent:
+    """What B runs found.
 
-    Raises:
-        ValueError: the logits do not depend on the point by differentiable operations.
+    Attributes:
+        point: [B, *image] the best point of each run.
+        value: [B] its score, objective - distance_weight * |z - x|.
+        logits: [B, C] the model there.
+        steps: [B] int64, gradient steps of each run.
+        forwards, backwards: passes of single candidates through the model.
     """
-    leaf = point.detach().requires_grad_()
-    logits = forward(leaf)
-    if not logits.requires_grad:
-        raise ValueError(
-            "model returned logits without a gradient in x, expected differentiable operations "
-            "(no torch.no_grad, detach or constant output)"
+
+    point: Tensor
+    value: Tensor
+    logits: Tensor
+    steps: Tensor
+    forwards: int
+    backwards: int
+
+    def then(self, second: Ascent) -> Ascent:
+        """What a second run from these points found, with the effort of both."""
+        return replace(
+            second,
+            steps=self.steps + second.steps,
+            forwards=self.forwards + second.forwards,
+            backwards=self.backwards + second.backwards,
         )
-    value, seed = objective(logits, label, kind, order, backend)
-    (gradient,) = torch.autograd.grad(logits, leaf, seed)
-    return value, match_layout(gradient, point)
-
-
-def objective(
-    logits: Tensor,  # [B, C]
-    label: Tensor,  # [B]
-    kind: str,
-    order: float,
-    backend: str,
-) -> tuple[Tensor, Tensor]:  # [B], [B, C]
-    """Objective of each row of logits and its gradient in them."""
-    z = logits.detach().contiguous()
-    value_dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
-    value = torch.empty(len(z), dtype=value_dtype, device=z.device)
-    gradient = torch.empty_like(z)
-    ops.label_objective(
-        z, label, kind, order=order, value=value, gradient=gradient, backend=backend
-    )
-    return value, gradient
-
-
-def match_layout(tensor: Tensor, like: Tensor) -> Tensor:
-    """The tensor in the strides of `like`: itself where it has them, else a copy."""
-    if tensor.stride() == like.stride():
-        return tensor
-    return torch.empty_strided(
-        like.shape, like.stride(), dtype=tensor.dtype, device=tensor.device
-    ).copy_(tensor)
 
 
 def ascend(
@@ -129,62 +95,232 @@ def ascend(
     candidates: Candidates,
     ball: Ball,
     climb: Climb,
-) -> tuple[Tensor, Tensor]:  # [B, *image], [B]
-    """Best point of every run and its score, value - distance_weight * |z - x|.
+    *,
+    first: Slope | None = None,
+    floor: Tensor | None = None,
+) -> Ascent:
+    """Best point of every run: T steps take T + 1 forward and T backward passes (spec H.1).
 
-    T steps take T + 1 forward and T backward passes per candidate (spec H.1).
+    A run ends early where no further step can change its result, and, with a tolerance, where less
+    than a share of it is in reach, or not enough to pass `floor`. What a run finds does not depend
+    on when others end.
+
+    Args:
+        forward: gives the logits.
+        candidates: where the runs start.
+        ball: what they may not leave.
+        climb: what they climb.
+        first: the slope of the objective at the starting points, where it is known already.
+        floor: [B] probabilities; a run that cannot pass its own by more than the tolerance ends.
     """
-    point = candidates.point.clone()
-    rows = len(candidates)
-    best = point.clone()
-    best_value = torch.full((rows,), -math.inf, dtype=point.dtype, device=point.device)
-    buffer = torch.zeros_like(point) if climb.momentum > 0.0 else None
-    away = distance(point, ball, candidates.index, climb.norm) if climb.distance_weight else None
-    step_size = torch.empty_like(best_value)
-    penalty = torch.empty_like(best_value) if climb.distance_weight else None
-    gathered = 0.0  # sum of the weights of the gradients in the momentum buffer
-    for size in climb.step_sizes:
-        value, gradient = slope(
-            forward, point, candidates.label, climb.kind, climb.order, ball.backend
-        )
-        gathered = climb.momentum * gathered + 1.0
-        if penalty is not None:
-            penalty.fill_(climb.distance_weight * gathered)
-        ops.pgd_step_(
-            point,
-            gradient,
-            ball.image,
-            candidates.index,
-            step_size.fill_(-size if climb.downhill else size),
-            radius=ball.radius,
-            bounds=ball.bounds,
-            momentum_buffer=buffer,
-            momentum=climb.momentum,
-            penalty=penalty,
-            norm=climb.norm,
-            value=-value if climb.downhill else value,
-            distance_weight=climb.distance_weight,
-            best=best,
+    run = _Run(forward, _Rows.of(candidates, ball, climb, floor), ball, climb)
+    for t in range(len(climb.step_sizes)):
+        run.step(first if t == 0 else None)
+        if not run.goes_on():
+            break
+    return run.finish()
+
+
+@dataclass
+class _Rows:
+    """The candidates of a batch, with all that a step reads and writes of them."""
+
+    id: Tensor  # [b] int64, where the row's result belongs
+    index: Tensor  # [b] int64
+    label: Tensor  # [b] int64
+    floor: Tensor | None  # [b]
+    climbing: Tensor  # [b] bool; a run that has ended may fill up a batch
+    point: Tensor  # [b, *image]
+    best: Tensor  # [b, *image]
+    best_value: Tensor  # [b]
+    best_logits: Tensor | None  # [b, C], none before the first pass
+    step_size: Tensor  # [b]
+    buffer: Tensor | None  # [b, *image] accumulated gradient
+    away: Tensor | None  # [b] distance from the image
+    penalty: Tensor | None  # [b]
+    motion: Tensor | None  # [b] uint8
+    previous: Tensor | None  # [b, *image]
+
+    @classmethod
+    def of(
+        cls,
+        candidates: Candidates,
+        ball: Ball,
+        climb: Climb,
+        floor: Tensor | None,  # [B]
+    ) -> _Rows:
+        """All candidates, before the first step."""
+        point = candidates.point.clone()
+        best_value = point.new_full((len(point),), -math.inf)
+        weighed = climb.distance_weight > 0.0
+        rests = climb.stops_at_rest
+        return cls(
+            id=torch.arange(len(point), device=point.device),
+            index=candidates.index,
+            label=candidates.label,
+            floor=floor,
+            climbing=torch.ones_like(best_value, dtype=torch.bool),
+            point=point,
+            best=point.clone(),
             best_value=best_value,
-            distance=away,
-            backend=ball.backend,
+            best_logits=None,
+            step_size=torch.empty_like(best_value),
+            buffer=torch.zeros_like(point) if climb.momentum > 0.0 else None,
+            away=distance(point, ball, candidates.index, climb.norm) if weighed else None,
+            penalty=torch.empty_like(best_value) if weighed else None,
+            motion=torch.zeros_like(best_value, dtype=torch.uint8) if rests else None,
+            previous=torch.full_like(point, math.nan) if rests and climb.steady else None,
         )
-    with torch.no_grad():
-        logits = forward(point)
-    score, _ = objective(logits, candidates.label, climb.kind, climb.order, ball.backend)
-    score = -score if climb.downhill else score
-    if away is not None:
-        score = score - climb.distance_weight * away
-    better = score > best_value
-    best = torch.where(better.view((-1,) + (1,) * (best.ndim - 1)), point, best)
-    return best, torch.where(better, score, best_value)
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+    def take(self, which: Tensor) -> _Rows:  # [c] int64
+        """Some of the rows, copied."""
+        taken: dict[str, Any] = {}
+        for field in fields(self):
+            tensor = getattr(self, field.name)
+            taken[field.name] = None if tensor is None else tensor[which]
+        return _Rows(**taken)
 
 
-def distance(
-    point: Tensor,  # [B, *image]
-    ball: Ball,
-    index: Tensor,  # [B] int64
-    norm: Norm,
-) -> Tensor:  # [B]
-    """|z - x| of every candidate."""
-    return reference.norm_of(point - ball.image[index], norm)
+class _Run:
+    """Rows that climb together. Those that have ended leave the batch when it pays."""
+
+    def __init__(self, forward: Forward, rows: _Rows, ball: Ball, climb: Climb) -> None:
+        self.forward, self.rows, self.ball, self.climb = forward, rows, ball, climb
+        self.gathered = 0.0  # sum of the weights of the gradients in the momentum buffer
+        self.taken = 0  # steps
+        # Asking which runs have ended makes the host wait for the device.
+        self.every = 1 if rows.point.device.type == "cpu" else 4
+        self.near: Tensor | None = None  # [b] bool, rows with too little in reach
+        self.point = torch.empty_like(rows.point)
+        self.value = torch.empty_like(rows.best_value)
+        self.logits: Tensor | None = None
+        self.steps = torch.empty_like(rows.id)
+        self.forwards = self.backwards = 0
+
+    def step(self, at: Slope | None) -> None:
+        """One step of all rows, from a slope that is known or has to be found."""
+        rows, climb = self.rows, self.climb
+        if at is None:
+            at = slope(
+                self.forward, rows.point, rows.label, climb.kind, climb.order, self.ball.backend
+            )
+            self.forwards += len(rows)
+            self.backwards += len(rows)
+        value = -at.value if climb.downhill else at.value
+        self._note_logits(value, at.logits)
+        if climb.tolerance > 0.0:
+            self.near = self._near_the_top(at)
+        size = climb.step_sizes[self.taken]
+        self.gathered = climb.momentum * self.gathered + 1.0
+        if rows.penalty is not None:
+            rows.penalty.fill_(climb.distance_weight * self.gathered)
+        ops.pgd_step_(
+            rows.point,
+            at.gradient,
+            self.ball.image,
+            rows.index,
+            rows.step_size.fill_(-size if climb.downhill else size),
+            radius=self.ball.radius,
+            bounds=self.ball.bounds,
+            momentum_buffer=rows.buffer,
+            momentum=climb.momentum,
+            penalty=rows.penalty,
+            norm=climb.norm,
+            value=value,
+            distance_weight=climb.distance_weight,
+            best=rows.best,
+            best_value=rows.best_value,
+            distance=rows.away,
+            previous=rows.previous,
+            motion=rows.motion,
+            backend=self.ball.backend,
+        )
+        self.taken += 1
+
+    def goes_on(self) -> bool:
+        """Whether a run still climbs; records those that end here, and shrinks the batch."""
+        rows = self.rows
+        if (rows.motion is None and self.near is None) or self.taken % self.every:
+            return True
+        ended = torch.zeros_like(rows.climbing) if self.near is None else self.near
+        if rows.motion is not None:
+            ended = ended | (rows.motion == STILL) | (rows.motion == RETURNED)
+        self._record(ended & rows.climbing)
+        rows.climbing &= ~ended
+        going = int(rows.climbing.sum())
+        if 0 < going <= SHRINK_AT * len(rows):
+            self._shrink(going)
+        return going > 0
+
+    def finish(self) -> Ascent:
+        """Score the last points of the runs that went to the end, and collect all results."""
+        going = int(self.rows.climbing.sum())
+        if going:
+            self._shrink(going)
+            rows, climb = self.rows, self.climb
+            with torch.no_grad():
+                logits = self.forward(rows.point)
+            self.forwards += len(rows)
+            value, _ = objective(logits, rows.label, climb.kind, climb.order, self.ball.backend)
+            score = self._note_logits(-value if climb.downhill else value, logits)
+            better = score > rows.best_value
+            shape = (-1,) + (1,) * (rows.best.ndim - 1)
+            rows.best = torch.where(better.view(shape), rows.point, rows.best)
+            rows.best_value = torch.where(better, score, rows.best_value)
+            self._record(rows.climbing)
+        assert self.logits is not None, "an ascent has at least one candidate"
+        return Ascent(
+            point=self.point,
+            value=self.value,
+            logits=self.logits,
+            steps=self.steps,
+            forwards=self.forwards,
+            backwards=self.backwards,
+        )
+
+    def _note_logits(
+        self,
+        value: Tensor,  # [b]
+        logits: Tensor,  # [b, C]
+    ) -> Tensor:  # [b]
+        """Keep the logits of the points that are the best so far; returns the points' scores."""
+        rows = self.rows
+        score = value if rows.away is None else value - self.climb.distance_weight * rows.away
+        if rows.best_logits is None:
+            rows.best_logits = logits
+        else:
+            better = (score > rows.best_value)[:, None]
+            rows.best_logits = torch.where(better, logits, rows.best_logits)
+        return score
+
+    def _near_the_top(self, at: Slope) -> Tensor:  # [b] bool
+        """Whether too little is in reach from here to go on; see `engine.headroom`."""
+        rows, tolerance = self.rows, self.climb.tolerance
+        within = reach(rows.point, at.gradient, self.ball, rows.index)
+        best = torch.maximum(rows.best_value, at.value).exp()
+        near = attainable(at.value, within) <= best + SHARE * tolerance
+        if rows.floor is not None:
+            near |= attainable(at.value, within, SAFETY) <= rows.floor + tolerance
+        return near
+
+    def _record(self, which: Tensor) -> None:  # [b] bool
+        """Write what these rows found to where their results belong."""
+        rows = self.rows
+        assert rows.best_logits is not None
+        if self.logits is None:
+            self.logits = rows.best_logits.new_empty((len(self.point), rows.best_logits.shape[1]))
+        home = rows.id[which]
+        self.point[home] = rows.best[which]
+        self.value[home] = rows.best_value[which]
+        self.logits[home] = rows.best_logits[which]
+        self.steps[home] = self.taken
+
+    def _shrink(self, going: int) -> None:
+        """Leave the rows that still climb, filled up to the smallest batch that is made."""
+        size = max(going, min(LEAST_ROWS, len(self.rows)))
+        if size < len(self.rows):
+            climbing_first = self.rows.climbing.logical_not().byte().argsort(stable=True)
+            self.rows = self.rows.take(climbing_first[:size])

@@ -14,6 +14,8 @@ CPU_LAYER_BYTES = 3 << 19
 CPU_LEAST = 16
 GPU_SHARE = 0.5
 LARGEST_BATCH = 8192
+BLOCK_BYTES = 1 << 28
+KEPT_POINTS = 4  # of a candidate: its start, its best, its first gradient, and a copy on the way
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -76,6 +78,19 @@ def plan_batch_size(
     return max(CPU_LEAST, min(LARGEST_BATCH, CPU_LAYER_BYTES // max([*sizes, point])))
 
 
+def plan_block(
+    x: Tensor,  # [N, *image], N >= 1
+    runs: int,
+    batch: int,
+) -> int:
+    """Images that are searched together: enough to fill a batch, unless their candidates are many.
+
+    Of every candidate of an image a few points are kept until the image's winner is known.
+    """
+    candidate = KEPT_POINTS * x[0].numel() * x.element_size()
+    return max(1, min(batch, BLOCK_BYTES // max(1, runs * candidate)))
+
+
 def in_batches(total: int, size: int, run: Callable[[int, int], None]) -> int:
     """Call run(begin, end) over [0, total); where memory fails, halve `size` and repeat.
 
@@ -97,7 +112,7 @@ def in_batches(total: int, size: int, run: Callable[[int, int], None]) -> int:
                 raise
             if size == 1:
                 raise RuntimeError("out of memory with a single candidate in the batch") from error
-            size = max(1, min(size, end - begin) // 2)
+            size = (min(size, end - begin) + 1) // 2
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             continue

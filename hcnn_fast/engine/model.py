@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hcnn_fast.config import Precision
 from hcnn_fast.engine.inputs import Classifier, as_logits
 from hcnn_fast.engine.layers import replace_grey_convolutions
+from hcnn_fast.engine.memory import in_batches
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 _WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -85,6 +86,10 @@ class PreparedModel:
         model: nn.Module or callable, images [B, *image] to logits [B, C].
         precision: "float32" (the dtype of the images), "bfloat16" or "float16" for `fast`.
         image: an image to try layouts on, or none.
+
+    Attributes:
+        classes: C, or 0 where there was no image to learn it from.
+        lowered: whether `fast` has another precision than `exact`.
     """
 
     def __init__(
@@ -101,10 +106,18 @@ class PreparedModel:
         self._fast = self._exact
         self._dtype = DTYPES.get(precision)
         if self._dtype is not None and isinstance(self._exact, nn.Module):
-            self._fast = self._lowered(self._exact, self._dtype)
+            self._fast = self._lower(self._exact, self._dtype)
+        self.lowered = self._dtype is not None
+        self.classes = 0
+
+        def count_classes(begin: int, end: int) -> None:
+            self.classes = self.exact(image[begin:end]).shape[1]
+
+        with torch.no_grad():
+            in_batches(len(image), 1, count_classes)
 
     @staticmethod
-    def _lowered(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    def _lower(model: nn.Module, dtype: torch.dtype) -> nn.Module:
         """A copy whose products have their weights in `dtype` already, so no step casts them."""
         lowered = frozen_copy(model)
         if lowered is model:

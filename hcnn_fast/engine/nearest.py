@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from hcnn_fast.config import Norm
-from hcnn_fast.engine.ascent import Ball, Candidates, Forward, distance, objective, slope
+from hcnn_fast.engine.ascent import Ascent
+from hcnn_fast.engine.ball import Ball, Candidates, distance
+from hcnn_fast.engine.slopes import Forward, objective, slope
 
 OVERSHOOT = 1e-4  # log odds beyond the threshold that a step aims at, so that it arrives inside
 PENALTY = 3.0  # on missing log odds, in units of their price: distance paid per unit of log odds
@@ -31,8 +33,8 @@ def approach(
     confidence: float,
     steps: int,
     norm: Norm,
-) -> tuple[Tensor, Tensor]:  # [B, *image], [B]
-    """Nearest point found with F_l >= confidence, and its distance (inf where there is none).
+) -> Ascent:
+    """Nearest point found with F_l >= confidence; its value is -distance (-inf: there is none).
 
     Candidates begin at their most confident point; where none is found that point comes back.
     """
@@ -44,17 +46,19 @@ def approach(
     found_distance = torch.full((len(point),), math.inf, dtype=point.dtype, device=point.device)
     merit, stride = found_distance, torch.ones_like(found_distance)
     found_margin = held_margin = torch.zeros_like(found_distance)
+    found_logits = point.new_empty(0)
     for step in range(steps):
-        value, gradient = slope(forward, point, label, "log_odds", 1.0, ball.backend)
-        margin = value - threshold
+        at = slope(forward, point, label, "log_odds", 1.0, ball.backend)
+        margin = at.value - threshold
         away = distance(point, ball, index, norm)
         better = (margin >= 0.5 * OVERSHOOT) & (away < found_distance)
+        found_logits = torch.where(better[:, None], at.logits, found_logits) if step else at.logits
         found = torch.where(better.view(shape), point, found)
         found_distance = torch.where(better, away, found_distance)
         found_margin = torch.where(better, margin, found_margin) if step else margin
 
-        needed = needed_from_image(point, gradient, margin - OVERSHOOT, ball, index)
-        target = project(gradient, needed, ball, index, norm)
+        needed = needed_from_image(point, at.gradient, margin - OVERSHOOT, ball, index)
+        target = project(at.gradient, needed, ball, index, norm)
         price = torch.where(needed > 0, distance(target, ball, index, norm) / needed, 0.0)
         new_merit = away + PENALTY * price * (0.5 * OVERSHOOT - margin).clamp_min(0.0)
         kept = new_merit < merit
@@ -71,12 +75,18 @@ def approach(
             between = found + share.view(shape) * (held - found)
             point = torch.where(outside.view(shape), between, point)
     with torch.no_grad():
-        value, _ = objective(forward(point), label, "log_odds", 1.0, ball.backend)
+        last = forward(point)
+    value, _ = objective(last, label, "log_odds", 1.0, ball.backend)
     away = distance(point, ball, index, norm)
     better = (value - threshold >= 0.5 * OVERSHOOT) & (away < found_distance)
-    return (
-        torch.where(better.view(shape), point, found),
-        torch.where(better, away, found_distance),
+    passes = len(point) * steps
+    return Ascent(
+        point=torch.where(better.view(shape), point, found),
+        value=-torch.where(better, away, found_distance),
+        logits=torch.where(better[:, None], last, found_logits),
+        steps=torch.full_like(index, steps),
+        forwards=passes + len(point),
+        backwards=passes,
     )
 
 

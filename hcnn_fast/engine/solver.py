@@ -1,20 +1,24 @@
-"""Solving a block of images: all their labels and starts as one batch of candidates."""
+"""Solving a block of images: all their labels and starts as batches of candidates."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from hcnn_fast import ops
 from hcnn_fast.config import SearchConfig
-from hcnn_fast.engine.ascent import Ball, Candidates, Climb, ascend, distance, objective
+from hcnn_fast.engine.ascent import Ascent, Climb, ascend
+from hcnn_fast.engine.ball import Ball, Candidates, distance
+from hcnn_fast.engine.headroom import SAFETY, attainable, reach
 from hcnn_fast.engine.inputs import check_finite
-from hcnn_fast.engine.memory import in_batches
+from hcnn_fast.engine.memory import in_batches, is_out_of_memory
 from hcnn_fast.engine.model import PreparedModel
 from hcnn_fast.engine.nearest import approach
+from hcnn_fast.engine.selection import likeliest_labels
+from hcnn_fast.engine.slopes import Slope, objective, slope, slopes_of_labels
 
 
 @dataclass(frozen=True)
@@ -22,18 +26,38 @@ class Winners:
     """The best of every label, and of every image, in a block of n images with L labels each.
 
     Attributes:
+        labels: [n, L] int64, the labels tried.
         point: [n, *image], logits: [n, C], prediction: [n] likeliest class, of the winner.
         winner: [n] position of the winning label.
-        label_value: [n, L], label_logits: [n, L, C], label_point: [n, L, *image] or None.
+        label_value, label_confidence, label_prediction: [n, L] of the best point of each label.
+        label_point: [n, L, *image] or None.
+        steps: [n] int64, gradient steps spent on each image.
     """
 
+    labels: Tensor
     point: Tensor
     logits: Tensor
     prediction: Tensor
     winner: Tensor
     label_value: Tensor
-    label_logits: Tensor
+    label_confidence: Tensor
+    label_prediction: Tensor
     label_point: Tensor | None
+    steps: Tensor
+
+
+@dataclass
+class _Block:
+    """The candidates of n images, and the best point that is known of each."""
+
+    ball: Ball
+    candidates: Candidates  # B = n * L * S, by image, then label, then start
+    first: Slope  # log F_l (or -H) of the n * L candidates that start at their image
+    own: Tensor  # [B] value of the image itself
+    best: Tensor  # [B, *image]
+    logits: Tensor  # [B, C] the model at the best points
+    value: Tensor  # [B]
+    steps: Tensor  # [B] int64
 
 
 class Solver:
@@ -44,6 +68,9 @@ class Solver:
         config: the problem.
         backend: a backend name that `backends.resolve` returned.
         batch: candidates that pass the model at once; shrinks when memory fails.
+
+    Attributes:
+        forwards, backwards: passes of single images through the model so far.
     """
 
     def __init__(
@@ -53,58 +80,115 @@ class Solver:
         self.config = config
         self.backend = backend
         self.batch = batch
-        self.phases = 2 if config.objective == "ncn" or config.distance_weight > 0 else 1
+        self.forwards = self.backwards = 0
+        entropy = config.objective == "entropy"
+        self.first_climb = Climb(
+            kind="negative_entropy" if entropy else "log_probability",
+            order=1.0 if config.order is None else config.order,
+            step_sizes=config.step_sizes(),
+            momentum=config.momentum,
+            tolerance=config.tolerance if config.objective in ("mcn", "hcnn") else 0.0,
+        )
 
     def solve(
         self,
         x: Tensor,  # [n, *image]
-        base: Tensor,  # [n, C] logits at x
-        labels: Tensor,  # [n, L]
     ) -> Winners:
         """Best point of every label and the winner among them (spec H.1, steps 2 to 4)."""
+        config = self.config
+        ball = Ball(image=x, radius=config.radius, bounds=config.bounds, backend=self.backend)
+        labels, base, first = self._look(x)
         tried = labels.shape[1]
-        ball = Ball(
-            image=x, radius=self.config.radius, bounds=self.config.bounds, backend=self.backend
+        block = self._block(labels, base, first, ball)
+        if config.tolerance > 0.0 and config.objective != "entropy":
+            self._race(block, tried)
+        else:
+            self._improve(block, torch.arange(len(block.candidates), device=x.device))
+        certainty, _ = objective(
+            block.logits, block.candidates.label, "log_probability", 1.0, self.backend
         )
-        candidates = self._candidates(labels, ball)
-        index, label = candidates.index, candidates.label
-        best = torch.empty_like(candidates.point)
-        logits = base.new_empty((len(candidates), base.shape[1]))
-
-        def run(begin: int, end: int) -> None:
-            best[begin:end] = self._climb(candidates.part(begin, end), ball)
-            with torch.no_grad():
-                logits[begin:end] = check_finite(self.model.exact(best[begin:end]))
-
-        self.batch = in_batches(len(candidates), self.batch, run)
-        value = self._value(logits, label, distance(best, ball, index, self.config.distance_norm))
-        own = self._value(base[index], label, torch.zeros_like(value))
-        worse = own > value  # an image never gets less than it has itself
-        best[worse] = x[index[worse]]
-        logits[worse] = base[index[worse]]
-        value = torch.maximum(own, value)
-        certainty, _ = objective(logits, label, "log_probability", 1.0, self.backend)
         row, winner, point, prediction = ops.select(
-            best,
-            logits,
-            value,
+            block.best,
+            block.logits,
+            block.value,
             certainty,
             labels=tried,
-            starts=self.config.starts,
+            starts=config.starts,
             backend=self.backend,
         )
+        label_logits = block.logits[row]  # [n, L, C]
         return Winners(
+            labels=labels,
             point=point,
-            logits=logits[row.gather(1, winner[:, None])[:, 0]],
+            logits=block.logits[row.gather(1, winner[:, None])[:, 0]],
             prediction=prediction,
             winner=winner,
-            label_value=value[row],
-            label_logits=logits[row],
-            label_point=best[row] if self.config.keep_points else None,
+            label_value=block.value[row],
+            label_confidence=torch.softmax(label_logits, 2).amax(2).float(),
+            label_prediction=label_logits.argmax(2),
+            label_point=block.best[row] if config.keep_points else None,
+            steps=block.steps.view(len(x), -1).sum(1),
         )
 
-    def _candidates(self, labels: Tensor, ball: Ball) -> Candidates:
-        """Image-major, then label, then start; each at its first point."""
+    def _look(
+        self,
+        x: Tensor,  # [n, *image]
+    ) -> tuple[Tensor, Tensor, Slope]:
+        """The labels to try [n, L], the model at x [n, C], and the slope of every label there."""
+        climb = self.first_climb
+        tried = self.config.labels or self.model.classes
+        tried = 1 if self.config.objective == "entropy" else tried
+        parts: list[tuple[Tensor, Tensor, Slope]] = []
+
+        def choose(logits: Tensor) -> Tensor:  # [n, C] -> [n, L]
+            return likeliest_labels(logits, self.config.labels)[:, :tried]
+
+        def exact(images: Tensor) -> Tensor:
+            self.forwards += len(images)
+            with torch.no_grad():
+                return self.model.exact(images)
+
+        def in_one_pass() -> None:
+            base = exact(x) if self.model.lowered or self.config.labels else None
+            classes = x.new_empty(len(x), self.model.classes)
+            labels = choose(classes if base is None else base)
+            spread = x.repeat_interleave(tried, 0)
+            first = slope(
+                self.model.fast, spread, labels.flatten(), climb.kind, climb.order, self.backend
+            )
+            self.forwards += len(spread)
+            parts.append((labels, first.logits[::tried] if base is None else base, first))
+
+        def label_by_label(begin: int, end: int) -> None:
+            images = x[begin:end]
+            base = exact(images) if self.model.lowered else None
+            labels, first = slopes_of_labels(
+                self.model.fast,
+                images,
+                lambda logits: choose(logits if base is None else base),
+                climb.kind,
+                climb.order,
+                self.backend,
+            )
+            self.forwards += len(images)
+            parts.append((labels, first.logits[::tried] if base is None else base, first))
+
+        # Few images pass with all their labels at once; many share a pass, label by label.
+        if len(x) * tried <= self.batch:
+            try:
+                in_one_pass()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self.batch = max(1, len(x) * tried // 2)
+        if not parts:
+            self.batch = in_batches(len(x), self.batch, label_by_label)
+        self.backwards += len(x) * tried
+        labels, base, slopes = zip(*parts, strict=True)
+        return torch.cat(labels), check_finite(torch.cat(base)), Slope.cat(slopes)
+
+    def _block(self, labels: Tensor, base: Tensor, first: Slope, ball: Ball) -> _Block:
+        """All candidates of the images, where nothing better is known than the images."""
         images, tried = labels.shape
         starts = self.config.starts
         index = torch.arange(images, device=labels.device).repeat_interleave(tried * starts)
@@ -121,47 +205,127 @@ class Solver:
             bounds=ball.bounds,
             backend=ball.backend,
         )
-        return Candidates(index=index, label=label, point=point)
+        logits = base[index]
+        own = self._value(logits, label, None)
+        return _Block(
+            ball=ball,
+            candidates=Candidates(index=index, label=label, point=point),
+            first=first,
+            own=own,
+            best=ball.image[index],
+            logits=logits,
+            value=own.clone(),
+            steps=torch.zeros_like(index),
+        )
 
-    def _climb(self, candidates: Candidates, ball: Ball) -> Tensor:  # [B, *image]
+    def _race(self, block: _Block, tried: int) -> None:
+        """Climb for the most promising label first, then for those that could still pass it.
+
+        NCN has no leader: its labels drop out where no point in reach is confident enough.
+        """
+        ball, first, starts = block.ball, block.first, self.config.starts
+        index = block.candidates.index[::starts]  # [n * L]
+        within = reach(ball.image[index], first.gradient, ball, index)
+        possible = attainable(first.value, within, SAFETY).view(-1, tried)  # [n, L]
+        if self.config.confidence is not None:
+            self._improve(block, self._rows_of(possible >= self.config.confidence))
+            return
+        leader = attainable(first.value, within).view(-1, tried).argmax(1, keepdim=True)
+        leads = torch.zeros_like(possible, dtype=torch.bool).scatter(1, leader, True)
+        self._improve(block, self._rows_of(leads))
+        value = block.value.view(len(leads), tried, starts).amax(2)  # [n, L]
+        floor = value.gather(1, leader)  # [n, 1]
+        challenges = (possible > floor + self.config.tolerance) & ~leads
+        self._improve(block, self._rows_of(challenges), floor[block.candidates.index, 0])
+
+    def _rows_of(
+        self,
+        chosen: Tensor,  # [n, L] bool
+    ) -> Tensor:  # [b] int64
+        """The candidates of some labels, with all their starts."""
+        return chosen.flatten().repeat_interleave(self.config.starts).nonzero()[:, 0]
+
+    def _improve(
+        self,
+        block: _Block,
+        rows: Tensor,  # [b] int64
+        floor: Tensor | None = None,  # [B] value that is reached already
+    ) -> None:
+        """Run these candidates and keep what is not worse than the image itself."""
+        starts = self.config.starts
+
+        def run(which: Tensor, first: Slope | None) -> None:
+            candidates = block.candidates.rows(which)
+            found = self._climb(
+                candidates, block.ball, first, None if floor is None else floor[which]
+            )
+            away = None
+            if self.config.distance_weight > 0.0 or self.config.confidence is not None:
+                away = distance(
+                    found.point, block.ball, candidates.index, self.config.distance_norm
+                )
+            value = self._value(check_finite(found.logits), candidates.label, away)
+            kept = ~(block.own[which] > value)  # an image never gets less than it has itself
+            block.best[which[kept]] = found.point[kept]
+            block.logits[which[kept]] = found.logits[kept]
+            block.value[which[kept]] = value[kept]
+            block.steps[which] = found.steps
+            self.forwards += found.forwards
+            self.backwards += found.backwards
+
+        at_image, elsewhere = rows[rows % starts == 0], rows[rows % starts != 0]
+        for group, known in ((at_image, True), (elsewhere, False)):
+
+            def run_part(begin: int, end: int, group: Tensor = group, known: bool = known) -> None:
+                which = group[begin:end]
+                run(which, block.first.rows(which // starts) if known else None)
+
+            self.batch = in_batches(len(group), self.batch, run_part)
+
+    def _climb(
+        self,
+        candidates: Candidates,
+        ball: Ball,
+        first: Slope | None,
+        floor: Tensor | None,  # [b]
+    ) -> Ascent:
         """Best point of each candidate, by one run or two (see `hcnn_fast.search`)."""
         config = self.config
-        entropy = config.objective == "entropy"
-        first = Climb(
-            kind="negative_entropy" if entropy else "log_probability",
-            order=1.0 if config.order is None else config.order,
-            step_sizes=config.step_sizes(),
-            momentum=config.momentum,
+        found = ascend(
+            self.model.fast, candidates, ball, self.first_climb, first=first, floor=floor
         )
-        best, _ = ascend(self.model.fast, candidates, ball, first)
-        if self.phases == 1:
-            return best
-        again = Candidates(index=candidates.index, label=candidates.label, point=best)
         if config.confidence is not None:
-            best, _ = approach(
+            second = approach(
                 self.model.exact,
-                again,
+                candidates.at(found.point),
                 ball,
                 confidence=config.confidence,
                 steps=config.steps,
                 norm=config.distance_norm,
             )
-            return best
-        second = Climb(
-            kind="probability",
-            step_sizes=config.step_sizes(second_run=True),
-            momentum=config.momentum,
-            distance_weight=config.distance_weight,
-            norm=config.distance_norm,
-        )
-        best, _ = ascend(self.model.fast, again, ball, second)
-        return best
+        elif config.distance_weight > 0.0:
+            climb = Climb(
+                kind="probability",
+                step_sizes=config.step_sizes(second_run=True),
+                momentum=config.momentum,
+                distance_weight=config.distance_weight,
+                norm=config.distance_norm,
+            )
+            second = ascend(self.model.fast, candidates.at(found.point), ball, climb)
+        else:
+            second = None
+        found = found if second is None else found.then(second)
+        if not self.model.lowered:
+            return found
+        with torch.no_grad():
+            logits = self.model.exact(found.point)
+        return replace(found, logits=logits, forwards=found.forwards + len(logits))
 
     def _value(
         self,
         logits: Tensor,  # [B, C]
         label: Tensor,  # [B]
-        away: Tensor,  # [B] distance from the image
+        away: Tensor | None,  # [B] distance from the image; None: 0, or of no account
     ) -> Tensor:  # [B]
         """The objective of the problem at points with these logits and distances."""
         config = self.config
@@ -171,6 +335,7 @@ class Solver:
         if config.confidence is not None:
             odds, _ = objective(logits, label, "log_odds", 1.0, self.backend)
             threshold = math.log(config.confidence) - math.log1p(-config.confidence)
-            return torch.where(odds >= threshold, -away, -math.inf)
+            near = torch.zeros_like(odds) if away is None else -away
+            return torch.where(odds >= threshold, near, -math.inf)
         probability, _ = objective(logits, label, "probability", 1.0, self.backend)
-        return probability - config.distance_weight * away
+        return probability if away is None else probability - config.distance_weight * away

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hcnn_fast import reference
 from hcnn_fast.engine import nearest
-from hcnn_fast.engine.ascent import Ball, Candidates
+from hcnn_fast.engine.ball import Ball, Candidates
 
 NORMS = ("l1", "l2", "linf")
 D = 6
@@ -152,7 +152,9 @@ def test_what_is_found_is_confident_and_what_is_not_comes_back(norm: str) -> Non
     candidates = Candidates(
         index=torch.arange(6), label=torch.arange(6) % 3, point=(x + 0.1).clamp(0.0, 1.0)
     )
-    found, away = nearest.approach(model, candidates, ball, confidence=0.4, steps=6, norm=norm)
+    result = nearest.approach(model, candidates, ball, confidence=0.4, steps=6, norm=norm)
+    found, away = result.point, -result.value
+    assert torch.equal(result.logits, model(found).detach())
     confidence = torch.softmax(model(found), 1).gather(1, candidates.label[:, None])[:, 0]
     feasible = away < math.inf
     assert 0 < int(feasible.sum()) < 6

@@ -1,0 +1,42 @@
+"""How much more confident a point of the ball could be: what `tolerance` stops a run by.
+
+To first order, logit(F_l) rises within the ball by at most the reach, max over z of
+gradient . (z - point), which is Frank and Wolfe's duality gap. Where logit(F_l) is concave in the
+input, as it is for a linear classifier, that is a bound on the best point of the whole ball. On a
+network it is an estimate: `SAFETY` times the reach was never exceeded by a label that won on the
+models it was measured on, and a run stops only where a small share of the tolerance is in reach.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hcnn_fast.engine.ball import Ball
+
+SAFETY = 2.0  # factor on the reach before a label is given up
+SHARE = 0.1  # of the tolerance may be in reach when a run stops
+
+
+def reach(
+    point: Tensor,  # [B, *image]
+    gradient: Tensor,  # [B, *image]
+    ball: Ball,
+    index: Tensor,  # [B] int64
+) -> Tensor:  # [B]
+    """Largest gradient . (z - point) over the z of ball and bounds; 0 where that is NaN."""
+    x = ball.image[index]
+    up = (x + ball.radius).clamp_max_(ball.bounds[1]).sub_(point).mul_(gradient)
+    down = (x - ball.radius).clamp_min_(ball.bounds[0]).sub_(point).mul_(gradient)
+    return torch.maximum(up, down).flatten(1).sum(1).nan_to_num(nan=0.0).clamp_min(0.0)
+
+
+def attainable(
+    log_probability: Tensor,  # [B] log F_l at the point
+    within_reach: Tensor,  # [B] reach of log F_l
+    safety: float = 1.0,
+) -> Tensor:  # [B]
+    """F_l where logit(F_l) rises by `safety` times what is within its reach."""
+    rest = -torch.expm1(log_probability)  # 1 - F_l, and d log F_l = (1 - F_l) d logit(F_l)
+    odds = log_probability - rest.log() + safety * within_reach / rest
+    return torch.where(rest > 0.0, torch.sigmoid(odds), 1.0)
