@@ -1,16 +1,49 @@
-"""What a prediction table says: rates with their denominators and exact intervals."""
+"""What a table of attempts says: rates with their denominators and exact intervals."""
 
+from hcnn_fast.evaluation.answers import Answers
+from hcnn_fast.evaluation.ccat import (
+    CcatMetrics,
+    Detection,
+    ccat_curve,
+    ccat_metrics,
+    detection,
+    distal_detection,
+)
 from hcnn_fast.evaluation.intervals import Proportion, clopper_pearson
+from hcnn_fast.evaluation.outcomes import Outcomes, selected_attempt_outcomes, worst_case_outcomes
 from hcnn_fast.evaluation.rejection import (
     RejectionMetrics,
     calibrated_threshold,
     rejection_metrics,
 )
+from hcnn_fast.evaluation.robustness import RobustError, robust_error
+from hcnn_fast.evaluation.roc import AreaUnderCurve, RocCurve, roc_curve
+from hcnn_fast.evaluation.table import AttemptTable, concatenate
+from hcnn_fast.evaluation.table_files import read_attempts, write_attempts
 
 __all__ = [
+    "Answers",
+    "AreaUnderCurve",
+    "AttemptTable",
+    "CcatMetrics",
+    "Detection",
+    "Outcomes",
     "Proportion",
     "RejectionMetrics",
+    "RobustError",
+    "RocCurve",
     "calibrated_threshold",
+    "ccat_curve",
+    "ccat_metrics",
     "clopper_pearson",
+    "concatenate",
+    "detection",
+    "distal_detection",
+    "read_attempts",
     "rejection_metrics",
+    "robust_error",
+    "roc_curve",
+    "selected_attempt_outcomes",
+    "worst_case_outcomes",
+    "write_attempts",
 ]

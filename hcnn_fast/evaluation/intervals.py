@@ -84,6 +84,13 @@ class Proportion:
         """Clopper-Pearson interval of the proportion."""
         return clopper_pearson(self.count, self.total, self.level)
 
+    def __str__(self) -> str:
+        """Count, total, percentage and interval, such as 3/4 75.0% [19.4-99.4%]."""
+        if self.total == 0:
+            return "0/0"
+        low, high = self.interval
+        return f"{self.count}/{self.total} {self.value:.1%} [{100 * low:.1f}-{high:.1%}]"
+
     def to_dict(self) -> dict[str, Any]:
         """Count, total, value (None for an empty total) and interval as plain values."""
         low, high = self.interval
