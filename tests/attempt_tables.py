@@ -21,6 +21,8 @@ def random_answers(
 ) -> Answers:
     """Answers to examples of the given classes; one in eight is missing in mixed ones."""
     draws = torch.randint(CLASSES, (len(label), STEPS), generator=generator)  # [R, STEPS]
+    towards_label = torch.rand(draws.shape, generator=generator) < 0.4  # [R, STEPS]
+    draws = torch.where(towards_label, label[:, None], draws)
     probability = torch.nn.functional.one_hot(draws, CLASSES).sum(1).double() / STEPS  # [R, C]
     if kind != "mixed":
         probability = probability.sort(1, descending=True).values

@@ -120,7 +120,7 @@ def test_robust_errors_equal_their_definitions(seed: int, kind: Kind, tau: float
 
 
 def test_without_rejection_all_forms_are_the_robust_test_error() -> None:
-    table = random_table(3)
+    table = random_table(3, examples=40)
     answered = table.take(table.defended.prediction >= 0)
     complete = answered.take(torch.isin(answered.example, answered.example[answered.is_clean()]))
     outcomes = worst_case_outcomes(complete, "defended")
@@ -146,7 +146,7 @@ def test_curve_visits_every_threshold_at_which_a_rate_changes() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_detection_compares_confident_attempts_with_clean_images(seed: int) -> None:
-    table = random_table(seed)
+    table = random_table(seed, examples=40)
     found = detection(worst_case_outcomes(table, "defended"))
     data = split(table)
     negatives = [

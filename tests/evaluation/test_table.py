@@ -130,10 +130,8 @@ def test_table_refuses_bad_rows_by_name(changes: dict[str, Any], message: str) -
 
 
 def test_attempts_that_differ_in_one_part_of_the_key_stand_side_by_side() -> None:
-    parts = [attempt()]
-    for changes in ({"attack": "cw"}, {"norm": "l2"}, {"radius": 0.2}, {"restart": 1}, {"seed": 1}):
-        parts.append(attempt(**changes))
-    parts.append(attempt(target=1))
+    changes = [{"attack": "cw"}, {"norm": "l2"}, {"radius": 0.2}, {"restart": 1}, {"seed": 1}]
+    parts = [attempt(), attempt(target=1), *(attempt(**change) for change in changes)]
     assert len(concatenate(parts)) == 14
     with pytest.raises(ValueError, match="has two rows"):
         concatenate([*parts, attempt(gradient_steps=9)])
@@ -168,7 +166,7 @@ def test_selection_keeps_the_rows_asked_for_and_the_clean_ones() -> None:
 
 @pytest.mark.parametrize("arguments", [{"attacks": ["pgd"]}, {"attacks": "clean"}, {"norm": "l7"}])
 def test_selection_refuses_names_that_no_row_has(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="expected (names among attack 1|one of linf)"):
+    with pytest.raises(ValueError, match=r"expected (names among attack 1|one of linf)"):
         random_table(0).select(**arguments)
 
 
