@@ -9,8 +9,14 @@ from hcnn_fast.evaluation.ccat import (
     detection,
     distal_detection,
 )
+from hcnn_fast.evaluation.coverage import RiskCoverage, risk_coverage
 from hcnn_fast.evaluation.intervals import Proportion, clopper_pearson
-from hcnn_fast.evaluation.outcomes import Outcomes, selected_attempt_outcomes, worst_case_outcomes
+from hcnn_fast.evaluation.outcomes import (
+    Outcomes,
+    any_attempt,
+    selected_attempt_outcomes,
+    worst_case_outcomes,
+)
 from hcnn_fast.evaluation.rejection import (
     RejectionMetrics,
     calibrated_threshold,
@@ -18,6 +24,7 @@ from hcnn_fast.evaluation.rejection import (
 )
 from hcnn_fast.evaluation.robustness import RobustError, robust_error
 from hcnn_fast.evaluation.roc import AreaUnderCurve, RocCurve, roc_curve
+from hcnn_fast.evaluation.small_perturbations import StratifiedPoint, stratified_rejection
 from hcnn_fast.evaluation.table import AttemptTable, concatenate
 from hcnn_fast.evaluation.table_files import read_attempts, write_attempts
 
@@ -30,8 +37,11 @@ __all__ = [
     "Outcomes",
     "Proportion",
     "RejectionMetrics",
+    "RiskCoverage",
     "RobustError",
     "RocCurve",
+    "StratifiedPoint",
+    "any_attempt",
     "calibrated_threshold",
     "ccat_curve",
     "ccat_metrics",
@@ -41,9 +51,11 @@ __all__ = [
     "distal_detection",
     "read_attempts",
     "rejection_metrics",
+    "risk_coverage",
     "robust_error",
     "roc_curve",
     "selected_attempt_outcomes",
+    "stratified_rejection",
     "worst_case_outcomes",
     "write_attempts",
 ]

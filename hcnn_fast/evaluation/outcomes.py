@@ -60,6 +60,12 @@ class Outcomes:
             )
 
 
+def any_attempt(table: AttemptTable, event: Tensor) -> Tensor:  # event [R] bool -> [N] bool
+    """Whether the event holds in some row of each example, in ascending order of their ids."""
+    example, owner = torch.unique(table.example, return_inverse=True)  # [N], [R]
+    return torch.zeros_like(example).scatter_add(0, owner, event.long()) > 0
+
+
 def worst_case_outcomes(table: AttemptTable, classifier: Classifier) -> Outcomes:
     """The worst case per example over all attempts in the table.
 
@@ -88,7 +94,7 @@ def worst_case_outcomes(table: AttemptTable, classifier: Classifier) -> Outcomes
         base_right=table.base.right(table.label)[row_of],
         right=answers.right(table.label)[row_of],
         clean_score=score[row_of],
-        attacked=torch.zeros_like(clean_rows).scatter_add(0, owner, (~clean).long()) > 0,
+        attacked=any_attempt(table, ~clean),
         wrong_score=_largest(tried.masked_fill(~wrong, -torch.inf), owner, len(example)),
         attacked_score=_largest(tried, owner, len(example)),
     )
