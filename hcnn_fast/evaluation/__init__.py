@@ -10,6 +10,11 @@ from hcnn_fast.evaluation.ccat import (
     distal_detection,
 )
 from hcnn_fast.evaluation.coverage import RiskCoverage, risk_coverage
+from hcnn_fast.evaluation.half_radius import (
+    HalfRadiusBound,
+    half_radius_bound,
+    half_radius_bound_from_rates,
+)
 from hcnn_fast.evaluation.intervals import Proportion, clopper_pearson
 from hcnn_fast.evaluation.outcomes import (
     Outcomes,
@@ -17,13 +22,21 @@ from hcnn_fast.evaluation.outcomes import (
     selected_attempt_outcomes,
     worst_case_outcomes,
 )
+from hcnn_fast.evaluation.recovery import (
+    RecoveryCounts,
+    RecoveryTable,
+    label_ranks,
+    recovery_table,
+)
 from hcnn_fast.evaluation.rejection import (
     RejectionMetrics,
     calibrated_threshold,
     rejection_metrics,
+    rejection_metrics_at,
 )
 from hcnn_fast.evaluation.robustness import RobustError, robust_error
 from hcnn_fast.evaluation.roc import AreaUnderCurve, RocCurve, roc_curve
+from hcnn_fast.evaluation.separation import Separation, estimate_separation, points_needed
 from hcnn_fast.evaluation.small_perturbations import StratifiedPoint, stratified_rejection
 from hcnn_fast.evaluation.table import AttemptTable, concatenate
 from hcnn_fast.evaluation.table_files import read_attempts, write_attempts
@@ -34,12 +47,16 @@ __all__ = [
     "AttemptTable",
     "CcatMetrics",
     "Detection",
+    "HalfRadiusBound",
     "Outcomes",
     "Proportion",
+    "RecoveryCounts",
+    "RecoveryTable",
     "RejectionMetrics",
     "RiskCoverage",
     "RobustError",
     "RocCurve",
+    "Separation",
     "StratifiedPoint",
     "any_attempt",
     "calibrated_threshold",
@@ -49,8 +66,15 @@ __all__ = [
     "concatenate",
     "detection",
     "distal_detection",
+    "estimate_separation",
+    "half_radius_bound",
+    "half_radius_bound_from_rates",
+    "label_ranks",
+    "points_needed",
     "read_attempts",
+    "recovery_table",
     "rejection_metrics",
+    "rejection_metrics_at",
     "risk_coverage",
     "robust_error",
     "roc_curve",
