@@ -16,6 +16,12 @@ from hcnn_fast.evaluation.half_radius import (
     half_radius_bound_from_rates,
 )
 from hcnn_fast.evaluation.intervals import Proportion, clopper_pearson
+from hcnn_fast.evaluation.masking import (
+    Finding,
+    MaskingMeasurements,
+    MaskingReport,
+    masking_report,
+)
 from hcnn_fast.evaluation.outcomes import (
     Outcomes,
     any_attempt,
@@ -47,7 +53,10 @@ __all__ = [
     "AttemptTable",
     "CcatMetrics",
     "Detection",
+    "Finding",
     "HalfRadiusBound",
+    "MaskingMeasurements",
+    "MaskingReport",
     "Outcomes",
     "Proportion",
     "RecoveryCounts",
@@ -70,6 +79,7 @@ __all__ = [
     "half_radius_bound",
     "half_radius_bound_from_rates",
     "label_ranks",
+    "masking_report",
     "points_needed",
     "read_attempts",
     "recovery_table",

@@ -46,6 +46,11 @@ class Outcomes:
         """The examples where the mask [N] holds, or those of the given indices."""
         return Outcomes(**{name: column[examples] for name, column in vars(self).items()})
 
+    def survivors(self, threshold: float = 0.0) -> Tensor:  # [N] bool
+        """Which examples get no wrong answer that is accepted, clean or in any attempt."""
+        clean_error = ~self.right & (self.clean_score >= threshold)  # [N]
+        return ~clean_error & (self.wrong_score < threshold)
+
     def check_attacked(self, needed: Tensor) -> None:  # needed: [N] bool
         """Refuse to count as robust what was never attacked.
 

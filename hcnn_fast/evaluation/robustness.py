@@ -62,9 +62,8 @@ def robust_error(outcomes: Outcomes, threshold: float) -> RobustError:
     check_threshold(threshold)
     accepted = outcomes.clean_score >= threshold  # [N]
     clean_wrong = ~outcomes.right & (outcomes.clean_score >= 0.0)  # [N]
-    broken = clean_wrong & accepted  # [N]
-    outcomes.check_attacked(~broken)
-    failed = broken | (outcomes.wrong_score >= threshold)  # [N]
+    outcomes.check_attacked(~(clean_wrong & accepted))
+    failed = ~outcomes.survivors(threshold)  # [N]
 
     def share(event: Any) -> Proportion:
         return Proportion(int(event.sum()), len(outcomes))
@@ -72,7 +71,7 @@ def robust_error(outcomes: Outcomes, threshold: float) -> RobustError:
     return RobustError(
         threshold=threshold,
         clean=share(clean_wrong),
-        without_rejection=share(clean_wrong | (outcomes.wrong_score >= 0.0)),
+        without_rejection=share(~outcomes.survivors()),
         with_rejection=share(failed),
         clean_rejected=share(~accepted),
         with_rejection_of_clean=share(failed | ~accepted),

@@ -55,8 +55,9 @@ class Separation:
             raise ValueError(f"confidence is {self.confidence!r}, expected a number in [0, 1]")
         if not self.radius > 0.0:
             raise ValueError(f"radius is {self.radius!r}, expected a number > 0")
-        if not isinstance(self.epsilon, Fraction):
-            kind = type(self.epsilon).__name__
+        epsilon: object = self.epsilon
+        if not isinstance(epsilon, Fraction):
+            kind = type(epsilon).__name__
             raise TypeError(f"epsilon is a {kind}, expected a Fraction such as Fraction(1, 10)")
         if not 0 < self.epsilon <= 1:
             raise ValueError(f"epsilon is {self.epsilon}, expected a Fraction in (0, 1]")
