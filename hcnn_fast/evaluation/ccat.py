@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hcnn_fast.evaluation.intervals import Proportion
+from hcnn_fast.evaluation.intervals import Proportion, plain_values
 from hcnn_fast.evaluation.outcomes import Outcomes
 from hcnn_fast.evaluation.robustness import check_threshold
 from hcnn_fast.evaluation.roc import AreaUnderCurve, RocCurve, roc_curve
@@ -46,10 +46,7 @@ class CcatMetrics:
 
     def to_dict(self) -> dict[str, Any]:
         """The threshold and the proportions as plain values."""
-        return {
-            name: value.to_dict() if isinstance(value, Proportion) else value
-            for name, value in vars(self).items()
-        }
+        return plain_values(self)
 
 
 def _share(event: Tensor, among: Tensor) -> Proportion:  # [N] bool, [N] bool

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hcnn_fast.evaluation.intervals import Proportion
+from hcnn_fast.evaluation.intervals import Proportion, plain_values
 from hcnn_fast.evaluation.outcomes import worst_case_outcomes
 from hcnn_fast.evaluation.separation import Decision, wrong_class_is_confident
 from hcnn_fast.evaluation.table import AttemptTable, Classifier
@@ -42,13 +42,7 @@ class HalfRadiusBound:
 
     def to_dict(self) -> dict[str, Any]:
         """The proportion, p, the radius and what it proves as plain values."""
-        return {
-            "good": self.good.to_dict(),
-            "confidence": self.confidence,
-            "radius": self.radius,
-            "decided": self.decided,
-            "is_guarantee": self.is_guarantee,
-        }
+        return {**plain_values(self), "is_guarantee": self.is_guarantee}
 
 
 def half_radius_bound(

@@ -60,6 +60,14 @@ def _bracket(beyond: Callable[[float], bool]) -> tuple[float, float]:
     return low, high
 
 
+def plain_values(record: object) -> dict[str, Any]:
+    """The fields of a record of numbers and proportions, the latter by `Proportion.to_dict`."""
+    return {
+        name: value.to_dict() if isinstance(value, Proportion) else value
+        for name, value in vars(record).items()
+    }
+
+
 @dataclass(frozen=True)
 class Proportion:
     """A count of a total; prints as a percentage only together with its total.

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hcnn_fast.evaluation.intervals import Proportion
+from hcnn_fast.evaluation.intervals import Proportion, plain_values
 from hcnn_fast.evaluation.outcomes import Outcomes
 from hcnn_fast.evaluation.robustness import check_threshold
 
@@ -29,11 +29,7 @@ class RejectionMetrics:
 
     def to_dict(self) -> dict[str, Any]:
         """The three proportions as plain values."""
-        return {
-            "awpr_original": self.awpr_original.to_dict(),
-            "awpr_with_rejection": self.awpr_with_rejection.to_dict(),
-            "recall": self.recall.to_dict(),
-        }
+        return plain_values(self)
 
 
 def rejection_metrics(

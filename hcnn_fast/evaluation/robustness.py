@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hcnn_fast.evaluation.intervals import Proportion
+from hcnn_fast.evaluation.intervals import Proportion, plain_values
 from hcnn_fast.evaluation.outcomes import Outcomes
 
 
@@ -32,10 +32,7 @@ class RobustError:
 
     def to_dict(self) -> dict[str, Any]:
         """The threshold and the proportions as plain values."""
-        return {
-            name: value.to_dict() if isinstance(value, Proportion) else value
-            for name, value in vars(self).items()
-        }
+        return plain_values(self)
 
 
 def check_threshold(threshold: float) -> None:

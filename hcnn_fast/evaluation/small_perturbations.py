@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hcnn_fast.evaluation.intervals import Proportion
+from hcnn_fast.evaluation.intervals import Proportion, plain_values
 from hcnn_fast.evaluation.outcomes import any_attempt, worst_case_outcomes
 from hcnn_fast.evaluation.robustness import check_threshold
 from hcnn_fast.evaluation.table import RELATIVE_SLACK, AttemptTable, Classifier
@@ -36,12 +36,7 @@ class StratifiedPoint:
 
     def to_dict(self) -> dict[str, Any]:
         """The share, the radius and the proportions as plain values."""
-        return {
-            "share": self.share,
-            "radius": self.radius,
-            "rejected": self.rejected.to_dict(),
-            "error": self.error.to_dict(),
-        }
+        return plain_values(self)
 
 
 def stratified_rejection(
