@@ -27,12 +27,12 @@ def test_ranks_by_hand() -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_ranks_equal_sorting_one_image_at_a_time(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    confidence = torch.randint(1, 5, (40, 5), generator=generator) / 4  # [N, L]
-    prediction = torch.randint(0, 4, (40, 5), generator=generator)  # [N, L]
-    label = torch.randint(0, 4, (40,), generator=generator)  # [N]
+    confidence = torch.randint(1, 5, (40, 60), generator=generator) / 4  # [N, L]
+    prediction = torch.randint(0, 60, (40, 60), generator=generator)  # [N, L]
+    label = torch.randint(0, 60, (40,), generator=generator)  # [N]
     found = label_ranks(confidence, prediction, label)
     for n in range(40):
-        order = sorted(range(5), key=lambda point: -float(confidence[n, point]))  # stable
+        order = sorted(range(60), key=lambda point: -float(confidence[n, point]))  # stable
         predicted = [int(prediction[n, point]) for point in order]
         assert int(found[n]) == (
             predicted.index(int(label[n])) + 1 if int(label[n]) in predicted else 0
@@ -87,6 +87,13 @@ def test_counts_equal_a_loop_over_rows(seed: int) -> None:
         assert column.other == counts[right, 3]
         assert column.missing == counts[right, 0]
     assert found.total == 120
+    right_before = sum(counts[True, place] for place in range(4))
+    assert found.accuracy_before == Proportion(right_before, 120)
+    assert found.accuracy_after == Proportion(counts[False, 1] + counts[True, 1], 120)
+    assert found.recovered == Proportion(counts[False, 1], 120 - right_before)
+    assert found.broken == Proportion(right_before - counts[True, 1], right_before)
+    two = sum(counts[right, place] for right in (False, True) for place in (1, 2))
+    assert found.within_two == Proportion(two, 120)
     assert found.to_dict()["net_gain"] == found.net_gain
 
 

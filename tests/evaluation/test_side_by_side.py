@@ -143,6 +143,8 @@ def test_rejection_stands_beside_tables_2_and_3() -> None:
     model = "adversarially trained"
     measured = {(model, 0.02, "p = 0.95"): metrics, (model, 0.02, "TPR 99%"): metrics}
     rows = rejection_rows(measured, differs=DIFFERS)
+    settings = list(dict.fromkeys(tuple(row.setting.values()) for row in rows))
+    assert settings == [*REJECTION, (model, 0.02, "TPR 99%")]  # the source's order, then ours
     row = find(rows, "awpr_with_rejection", threshold="p = 0.95", radius=0.02)
     assert row.ours == metrics.awpr_with_rejection
     assert row.published is not None

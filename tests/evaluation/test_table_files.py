@@ -43,7 +43,7 @@ def test_empty_table_and_metadata_come_back(tmp_path: Path) -> None:
         label=template.label[:0],
         base=template.base.take(torch.arange(0)),
         defended=template.defended.take(torch.arange(0)),
-        metadata={"model": "small_cnn", "note": 'ünïcode "quoted"'},
+        metadata={"model": "small_cnn", "note": 'A Ünïcode "quoted"'},
     )
     path = tmp_path / "empty.parquet"
     write_attempts(path, empty)
