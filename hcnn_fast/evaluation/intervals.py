@@ -60,6 +60,14 @@ def _bracket(beyond: Callable[[float], bool]) -> tuple[float, float]:
     return low, high
 
 
+def plain_values(record: object) -> dict[str, Any]:
+    """The fields of a record of numbers and proportions, the latter by `Proportion.to_dict`."""
+    return {
+        name: value.to_dict() if isinstance(value, Proportion) else value
+        for name, value in vars(record).items()
+    }
+
+
 @dataclass(frozen=True)
 class Proportion:
     """A count of a total; prints as a percentage only together with its total.
@@ -83,6 +91,13 @@ class Proportion:
     def interval(self) -> tuple[float, float]:
         """Clopper-Pearson interval of the proportion."""
         return clopper_pearson(self.count, self.total, self.level)
+
+    def __str__(self) -> str:
+        """Count, total, percentage and interval, such as 3/4 75.0% [19.4-99.4%]."""
+        if self.total == 0:
+            return "0/0"
+        low, high = self.interval
+        return f"{self.count}/{self.total} {self.value:.1%} [{100 * low:.1f}-{high:.1%}]"
 
     def to_dict(self) -> dict[str, Any]:
         """Count, total, value (None for an empty total) and interval as plain values."""

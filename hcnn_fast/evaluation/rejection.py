@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from hcnn_fast.evaluation.intervals import Proportion
+from hcnn_fast.evaluation.intervals import Proportion, plain_values
+from hcnn_fast.evaluation.outcomes import Outcomes
+from hcnn_fast.evaluation.robustness import check_threshold
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,7 @@ class RejectionMetrics:
 
     def to_dict(self) -> dict[str, Any]:
         """The three proportions as plain values."""
-        return {
-            "awpr_original": self.awpr_original.to_dict(),
-            "awpr_with_rejection": self.awpr_with_rejection.to_dict(),
-            "recall": self.recall.to_dict(),
-        }
+        return plain_values(self)
 
 
 def rejection_metrics(
@@ -65,6 +63,29 @@ def rejection_metrics(
     )
 
 
+def rejection_metrics_at(outcomes: Outcomes, threshold: float) -> RejectionMetrics:
+    """AWPR and recall of HCNN's rule "reject below p", the worst attempt counting for each event.
+
+    With the outcomes of the base classifier these are the columns of the paper's Tables 2 and 3;
+    with those of the defended one, attacks and acceptance are its own and the denominator stays.
+
+    Args:
+        outcomes: the worst case over the attempts of one threat model.
+        threshold: p, the smallest confidence that is accepted.
+
+    Raises:
+        ValueError: threshold NaN or below 0, or no attempt on an example that the base gets right.
+    """
+    check_threshold(threshold)
+    outcomes.check_attacked(outcomes.base_right)
+    return rejection_metrics(
+        correct=outcomes.base_right,
+        attacked_wrong=outcomes.wrong_score >= 0.0,
+        attacked_accepted=outcomes.wrong_score >= threshold,
+        clean_accepted=outcomes.clean_score >= threshold,
+    )
+
+
 def calibrated_threshold(
     confidence: Tensor,  # [N]
     correct: Tensor,  # [N] bool
@@ -83,4 +104,5 @@ def calibrated_threshold(
     kept = confidence[correct].sort().values
     if not len(kept):
         raise ValueError("confidence has no correct answer to calibrate on")
-    return float(kept[math.floor(len(kept) * (1.0 - tpr) + 1e-9)])
+    dropped = math.floor(len(kept) * (1.0 - tpr) + 1e-9)
+    return float(kept[min(dropped, len(kept) - 1)])

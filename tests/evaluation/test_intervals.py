@@ -88,3 +88,9 @@ def test_proportion_keeps_its_denominator() -> None:
 def test_proportion_of_nothing_has_no_value() -> None:
     assert math.isnan(Proportion(0, 0).value)
     assert Proportion(0, 0).to_dict()["value"] is None
+
+
+def test_proportion_prints_its_denominator_and_interval() -> None:
+    assert str(Proportion(3, 4)) == "3/4 75.0% [19.4-99.4%]"
+    assert str(Proportion(26, 300)) == "26/300 8.7% [5.7-12.4%]"
+    assert str(Proportion(0, 0)) == "0/0"
