@@ -107,10 +107,10 @@ def observe(
     clock = ModelClock(x.device)
     watched = model if unclocked else ClockedModel(model, clock).eval()
     with PeakMemory(x.device) as memory:
-        _wait(x.device)
+        wait_for(x.device)
         began = time.perf_counter()
         outcome = run(watched, x)
-        _wait(x.device)
+        wait_for(x.device)
         seconds = time.perf_counter() - began
     unknown = unclocked
     if not unknown and (clock.forwards < outcome.forwards or clock.backwards < outcome.backwards):
@@ -133,14 +133,15 @@ def time_rounds(job: Callable[[], object], device: torch.device, *, rounds: int)
     """Seconds of each of some repetitions; each ends when the device is done."""
     seconds = []
     for _ in range(rounds):
-        _wait(device)
+        wait_for(device)
         began = time.perf_counter()
         job()
-        _wait(device)
+        wait_for(device)
         seconds.append(time.perf_counter() - began)
     return seconds
 
 
-def _wait(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
+    """Return when the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
