@@ -16,11 +16,12 @@ DOTS_PER_INCH = 150
 def draw_scaling(points: Sequence[ScalingPoint], path: Path) -> None:
     """Seconds against every size, both on logarithmic axes; a faint line is proportional growth."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
 
     sizes = list(dict.fromkeys(point.size for point in points))
     names = list(dict.fromkeys(point.model for point in points))
     figure = Figure(figsize=(3.2 * len(sizes), 3.4), layout="constrained")
-    panels = figure.subplots(1, len(sizes), squeeze=False)[0]
+    panels = figure.subplots(1, len(sizes), squeeze=False, sharey=True)[0]
     for axes, size in zip(panels, sizes, strict=True):
         for index, name in enumerate(names):
             chosen = [point for point in points if (point.size, point.model) == (size, name)]
@@ -29,8 +30,11 @@ def draw_scaling(points: Sequence[ScalingPoint], path: Path) -> None:
             proportional = [seconds[-1] * value / values[-1] for value in values]
             axes.plot(values, proportional, color=FAINT, linewidth=0.8, linestyle=":")
             axes.plot(values, seconds, color=COLOURS[index % len(COLOURS)], marker="o", label=name)
+        values = sorted({point.value for point in points if point.size == size})
         axes.set_xscale("log")
         axes.set_yscale("log")
+        axes.set_xticks(values, [f"{value:,}" for value in values], fontsize=8)
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(size)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

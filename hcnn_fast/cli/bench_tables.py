@@ -43,7 +43,7 @@ def cost_table(report: BenchReport) -> Table:
     Steps are gradient steps: passes of one image back through the model.
     """
     table = Table(box=SIMPLE_HEAD)
-    table.add_column("model")
+    table.add_column("model", no_wrap=True)
     table.add_column("way", no_wrap=True)
     for name in COLUMNS:
         table.add_column(name, justify="right")
