@@ -104,16 +104,35 @@ def test_copies_of_a_clocked_model_report_to_the_same_clock() -> None:
     assert (clock.forwards, clock.seconds()) == (0, 0.0)
 
 
-def test_a_pass_that_the_clock_misses_makes_the_share_unknown() -> None:
-    def behind_its_back(model: nn.Module, x: Tensor) -> Outcome:
+@pytest.mark.parametrize(("forward", "backward"), [(False, False), (True, False), (False, True)])
+def test_a_pass_that_the_clock_misses_makes_the_share_unknown(
+    forward: bool, backward: bool
+) -> None:
+    def partly_behind_its_back(model: nn.Module, x: Tensor) -> Outcome:
         assert isinstance(model, ClockedModel)
         leaf = x.clone().requires_grad_()
-        model.model(leaf).sum().backward()
+        if forward:
+            model(x)
+        if backward:
+            model(leaf).sum().backward()
+        return Outcome(torch.ones(len(x)), 2 * len(x), len(x))
+
+    x = images(2)
+    found = observe(partly_behind_its_back, linear(), x)
+    assert found.outside_share is None
+    saw = 2 * (forward + backward)
+    assert found.unknown == (
+        f"the clock saw {saw} of 4 forward and {2 * backward} of 2 backward passes"
+    )
+
+
+def test_a_backward_pass_that_the_clock_misses_is_enough() -> None:
+    def without_gradients(model: nn.Module, x: Tensor) -> Outcome:
+        model(x)
         return Outcome(torch.ones(len(x)), len(x), len(x))
 
-    found = observe(behind_its_back, linear(), images(2))
-    assert found.outside_share is None
-    assert found.unknown == "the clock saw 0 of 2 forward and 0 of 2 backward passes"
+    found = observe(without_gradients, linear(), images(2))
+    assert found.unknown == "the clock saw 2 of 2 forward and 0 of 2 backward passes"
 
 
 def test_an_unclocked_run_gets_the_model_itself_and_says_why_its_share_is_unknown() -> None:

@@ -8,7 +8,13 @@ from tiny_classifiers import convolutional, images, linear
 from torch import Tensor
 
 import hcnn_fast as hf
-from hcnn_fast.measurement.rivals import RIVALS, UNCLOCKED, missing, plain_loop
+from hcnn_fast.measurement.rivals import (
+    RIVALS,
+    UNCLOCKED,
+    _gradients_left_alone,
+    missing,
+    plain_loop,
+)
 
 RADIUS, STEPS = 0.05, 5
 STEP_SIZE = 2.5 * RADIUS / STEPS
@@ -95,6 +101,20 @@ def test_a_rival_leaves_flags_gradients_and_mode_as_they_were(name: str) -> None
     assert bool((kept == 1).all())
     assert all(p.grad is None for p in model.parameters() if p is not model[5].weight)
     assert not model.training
+
+
+def test_gradients_that_a_library_accumulates_are_taken_back() -> None:
+    model = linear()
+    weight, bias = model[1].weight, model[1].bias
+    kept = torch.full_like(bias, 3.0)
+    bias.grad = kept
+    with _gradients_left_alone(model):
+        model(images(2)).sum().backward()
+        assert weight.grad is not None
+        assert bias.grad is not kept
+    assert weight.grad is None
+    assert bias.grad is kept
+    assert bool((kept == 3.0).all())
 
 
 def test_a_missing_library_is_named_with_the_command_that_installs_it(

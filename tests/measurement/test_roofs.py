@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from hcnn_fast.measurement import PeakMemory, measure_roofs
+from hcnn_fast.measurement import PeakMemory, measure_roofs, roofs
 from hcnn_fast.measurement.peak_memory import _resident_peak
 
 CPU = torch.device("cpu")
@@ -26,10 +27,25 @@ def test_roofs_are_positive_and_repeat_within_a_factor() -> None:
     assert first.threads == torch.get_num_threads()
 
 
-def test_rates_do_not_grow_with_the_size_of_the_job() -> None:
-    """A rate that forgot to count its work would grow eightfold with twice the rows."""
-    small, large = (measure_roofs(CPU, size=size, copied_bytes=1 << 20) for size in (256, 512))
-    assert large.flops_per_second < 5 * small.flops_per_second
+def test_rates_count_the_work_of_their_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of jobs that take half a second each, in the median round."""
+    jobs: list[object] = []
+
+    def half_a_second(
+        job: Callable[[], object], device: torch.device, *, rounds: int
+    ) -> list[float]:
+        jobs.append(job())
+        return [9.0, 0.5, 0.1]
+
+    monkeypatch.setattr(roofs, "time_rounds", half_a_second)
+    found = measure_roofs(CPU, size=100, copied_bytes=4000)
+    assert found.flops_per_second == 2 * 100**3 / 0.5  # a multiplication and an addition each
+    assert found.bytes_per_second == 2 * 4000 / 0.5  # read and written
+    product, copy = jobs
+    assert isinstance(product, torch.Tensor)
+    assert isinstance(copy, torch.Tensor)
+    assert (product.shape, product.dtype) == ((100, 100), torch.float32)
+    assert copy.nbytes == 4000
 
 
 @pytest.mark.parametrize("sizes", [{"size": 0}, {"copied_bytes": 3}])
