@@ -46,7 +46,7 @@ def cost_table(report: BenchReport) -> Table:
     table.add_column("model", no_wrap=True)
     table.add_column("way", no_wrap=True)
     for name in COLUMNS:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", min_width=max(map(len, name.split())))
     previous = None
     for row in report.rows:
         table.add_row(Text(row.model if row.model != previous else ""), row.way, *_cells(row))

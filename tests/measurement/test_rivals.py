@@ -24,6 +24,7 @@ every_rival = pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=pytest.mark.slow) if name == "compiled" else name for name in RIVALS],
 )
+# Compiling takes long: the linear model will do here; bench_rivals compares on the others.
 not_compiled = pytest.mark.parametrize("name", sorted(RIVALS.keys() - {"compiled"}))
 # Warnings of other people's packages, on import and in use.
 of_others = pytest.mark.filterwarnings("ignore")
@@ -42,7 +43,7 @@ def fashion() -> tuple[torch.nn.Module, Tensor]:
 
 
 @of_others
-@every_rival
+@not_compiled
 def test_every_rival_reaches_the_confidences_of_the_plain_loop(
     name: str, fashion: tuple[torch.nn.Module, Tensor]
 ) -> None:
@@ -71,7 +72,7 @@ def test_the_search_reaches_them_too_by_the_same_steps(
 
 
 @of_others
-@not_compiled
+@every_rival
 def test_a_linear_model_ends_in_the_corner_of_closed_form(name: str) -> None:
     """Two classes: log F_l rises along +-(w_l - w_other), so the ball's corner is best."""
     skip_unless_installed(name)
