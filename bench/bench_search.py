@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor, nn
 
 import hcnn_fast as hf
 from hcnn_fast import data, models
+from hcnn_fast.measurement.rivals import missing, torchattacks_loop
 
 CLASSES = 10
 RADIUS = 0.05
@@ -27,25 +27,6 @@ def model() -> nn.Module:
 @pytest.fixture(scope="module")
 def images() -> Tensor:  # [N, 1, 28, 28]
     return data.load("fashion-mnist-sample", "test").scaled()
-
-
-def label_loop_torchattacks(
-    model: nn.Module,
-    x: Tensor,  # [N, 1, 28, 28]
-    steps: int,
-) -> Tensor:  # [N, C] confidence reached for each label
-    """Targeted PGD of torchattacks once per label, all images in its batch: the usual way."""
-    torchattacks = pytest.importorskip("torchattacks")
-    attack = torchattacks.PGD(
-        model, eps=RADIUS, alpha=2.5 * RADIUS / steps, steps=steps, random_start=False
-    )
-    attack.set_mode_targeted_by_label(quiet=True)
-    reached = []
-    for label in range(CLASSES):
-        z = attack(x, torch.full((len(x),), label))
-        with torch.no_grad():
-            reached.append(torch.softmax(model(z), 1)[:, label])
-    return torch.stack(reached, 1)
 
 
 def _record(benchmark: Any, images: int, steps: int) -> None:
@@ -68,9 +49,11 @@ def bench_search(benchmark: Any, model: nn.Module, images: Tensor, count: int, s
 def bench_torchattacks(
     benchmark: Any, model: nn.Module, images: Tensor, count: int, steps: int
 ) -> None:
-    benchmark.pedantic(
-        label_loop_torchattacks, args=(model, images[:count], steps), rounds=3, warmup_rounds=1
-    )
+    reason = missing("torchattacks")
+    if reason is not None:
+        pytest.skip(reason)
+    loop = (model, images[:count], RADIUS, steps, 2.5 * RADIUS / steps)
+    benchmark.pedantic(torchattacks_loop, args=loop, rounds=3, warmup_rounds=1)
     _record(benchmark, count, steps)
 
 

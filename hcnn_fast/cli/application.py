@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from hcnn_fast._version import __version__
+from hcnn_fast.cli.bench import bench
 from hcnn_fast.cli.defend import defend
 from hcnn_fast.cli.demo import demo
 from hcnn_fast.cli.info import info
@@ -48,4 +49,5 @@ def options(
 application.command()(demo)
 application.command()(defend)
 application.command()(train)
+application.command()(bench)
 application.command()(info)
