@@ -99,6 +99,7 @@ def run_in_blocks(
                     seed=config.seed,
                     backend=backend,
                     stop_at_success=stop_at_success,
+                    batch_size=size,
                 )
                 attack(block)
                 target.verify()

@@ -74,6 +74,7 @@ class Block:
         seed: seed of the random numbers.
         backend: implementation of the random numbers.
         stop_at_success: whether `drop_successes` takes images out.
+        batch_size: points that pass the model at once.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Block:
         seed: int,
         backend: str,
         stop_at_success: bool,
+        batch_size: int,
     ) -> None:
         self.target = target
         self.images = images
@@ -92,16 +94,33 @@ class Block:
         self._seed = seed
         self._backend = backend
         self._stop_at_success = stop_at_success
+        self._batch_size = batch_size
         self._found = best.take(images.position)
 
     def __len__(self) -> int:
         return len(self.images.y)
+
+    @property
+    def room(self) -> int:
+        """How many points of every image pass the model at once, at least 1."""
+        return max(1, self._batch_size // len(self))
 
     def judge(self, point: Tensor, attempt: int) -> Tensor:  # [n, *image] -> [n]
         """The objective at points that are allowed; the best of them are kept."""
         judged = self.target.judge(point, self.images.y, self.best.value)
         self.best.improve(point, judged, attempt)
         return judged.value
+
+    def judge_all(self, points: list[Tensor]) -> None:  # K of [n, *image]
+        """Keep the best of several points of every image, the first of equals."""
+        several = len(points)
+        judged = self.target.judge(
+            torch.cat(points), self.images.y.repeat(several), self.best.value.repeat(several)
+        )
+        for k, point in enumerate(points):
+            part = slice(k * len(self), (k + 1) * len(self))
+            one = Judgement(judged.value[part], judged.wrong[part], judged.confidence[part])
+            self.best.improve(point, one, 0)
 
     def drop_successes(self) -> Tensor | None:  # [k] int64
         """Take out the images that have been won, if that is asked for.

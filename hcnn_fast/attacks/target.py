@@ -16,6 +16,7 @@ from hcnn_fast.engine.inputs import (
     check_labels,
     check_model,
 )
+from hcnn_fast.engine.memory import in_batches
 from hcnn_fast.engine.model import PreparedModel
 
 ObjectiveName = Literal["confidence", "margin"]
@@ -79,6 +80,7 @@ class Target:
         self._objective = objective
         self._finite = torch.ones((), dtype=torch.bool, device=x.device)
         self.queries = 0
+        self.classes: int | None = None  # known once there were logits
 
     def _ask(self, z: Tensor) -> Any:
         self.queries += len(z)
@@ -88,11 +90,18 @@ class Target:
         logits = as_logits(answer, rows)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         self._finite = self._finite & torch.isfinite(logits.detach()).all()
+        self.classes = logits.shape[1]
         return logits
 
     def logits(self, z: Tensor) -> Tensor:  # [B, *image] -> [B, C]
         """Logits, whose finiteness `verify` looks at: here it would wait for the device."""
-        return self._as_finite_logits(self._ask(z), len(z))
+        parts: list[Tensor] = []
+
+        def run(begin: int, end: int) -> None:
+            parts.append(self._as_finite_logits(self._ask(z[begin:end]), end - begin))
+
+        in_batches(len(z), len(z), run)
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def verify(self) -> None:
         """Raise ValueError if any logit so far was not finite."""
@@ -115,10 +124,15 @@ class Target:
 
     def judge_images(self, x: Tensor, y: Tensor) -> Judgement:  # [B, *image], [B]
         """What the model does at the images themselves, its answer and the labels checked."""
-        logits = check_finite(self.logits(x))
-        if not bool((y == NO_CLASS).all()):
-            check_labels(y, x, logits.shape[1])
+        logits = self.logits(x)
+        self.check(x, y)
         return self._judgement(logits, y, x)
+
+    def check(self, x: Tensor, y: Tensor) -> None:
+        """Check what was answered so far, and that the labels are classes of the model."""
+        self.verify()
+        if self.classes is not None and not bool((y == NO_CLASS).all()):
+            check_labels(y, x, self.classes)
 
     def _judgement(self, logits: Tensor, y: Tensor, z: Tensor) -> Judgement:
         """Verdict and confidence by the logits, and the objective by whatever gives it."""

@@ -91,7 +91,15 @@ class Recording:
 def test_queries_are_stripes_and_then_one_square_at_corners_each() -> None:
     model = Recording(linear((2, 12, 12), 3))
     x = 0.3 + 0.4 * images(5, (2, 12, 12))
-    square(model, x, torch.zeros(5).long(), radius=0.1, queries=200, objective="margin")
+    square(
+        model,
+        x,
+        torch.zeros(5).long(),
+        radius=0.1,
+        queries=200,
+        objective="margin",
+        window_share=0.05,
+    )
     low, high = x - 0.1, x + 0.1
     assert torch.equal(model.seen[0], x)
     stripes = model.seen[1]
