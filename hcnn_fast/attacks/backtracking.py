@@ -49,7 +49,7 @@ def climb(block: Block, attempt: int, point: Tensor, gradient: Gradient, ascent:
     """
     value = block.judge(point, attempt)  # [n]
     average = torch.zeros_like(point)  # [n, *image]
-    length = torch.full_like(value, ascent.step_size, dtype=point.dtype)  # [n]
+    length = torch.full_like(value, ascent.step_size)  # [n]
     for step in range(ascent.steps):
         rows = block.drop_successes()
         if rows is not None:

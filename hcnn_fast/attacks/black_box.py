@@ -76,7 +76,7 @@ def run_in_blocks(
             classes = check_labels(y, images)
         backend = backends.resolve(config.backend, images.device.type)
         with torch.autocast(images.device.type, enabled=False):
-            target = Target(model, images, objective)
+            target = Target(model, images, objective, labelled=y is not None)
             size = config.batch_size or BATCH
             if batch_size is not None and config.batch_size is None and len(images):
                 size = batch_size(target, images)

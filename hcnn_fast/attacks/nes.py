@@ -124,8 +124,7 @@ def estimate(
         asked = torch.cat([point + sigma * u for u in directions + [-u for u in directions]])
         value = block.target.values(asked.clamp(*bounds), y.repeat(2 * len(some)))
         ahead, behind = value.view(2, len(some), len(y))  # [P, n]
-        rise = (ahead - behind).to(point.dtype)
-        for slope, direction in zip(rise, directions, strict=True):
+        for slope, direction in zip(ahead - behind, directions, strict=True):
             # summed one by one: the order of a reduction could depend on the batch
             total += column(slope, point) * direction
     return total / (2.0 * len(draws) * sigma)

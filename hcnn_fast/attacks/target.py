@@ -24,6 +24,7 @@ ValueFunction = Callable[[Tensor, Tensor], Tensor]
 Objective = ObjectiveName | ValueFunction
 
 NO_CLASS = -1  # in place of a label: no class is right, every answer is an error
+LARGEST_LABEL = 2**62  # where a model does not say how many classes it has
 
 
 def check_objective(objective: object) -> None:
@@ -69,9 +70,12 @@ class Target:
         model: nn.Module or callable giving logits [N, C]; left as it is.
         x: [N, *image], the images, for device, dtype and a trial of layouts.
         objective: what rises.
+        labelled: whether every image has a right class.
     """
 
-    def __init__(self, model: Classifier, x: Tensor, objective: Objective) -> None:
+    def __init__(
+        self, model: Classifier, x: Tensor, objective: Objective, *, labelled: bool = True
+    ) -> None:
         prepared = PreparedModel(check_model(model, x), "float32", x[:1])
         # A callable that is no module may answer with labels, which `exact` would refuse.
         self._answer: Callable[[Tensor], Any] = model
@@ -79,6 +83,8 @@ class Target:
             self._answer = prepared.exact
         self._objective = objective
         self._finite = torch.ones((), dtype=torch.bool, device=x.device)
+        self._labelled = labelled
+        self._dtype = x.dtype  # of every logit and value, whatever the model answers in
         self.queries = 0
         self.classes: int | None = None  # known once there were logits
 
@@ -87,8 +93,7 @@ class Target:
         return self._answer(z)
 
     def _as_finite_logits(self, answer: Any, rows: int) -> Tensor:  # [rows, C]
-        logits = as_logits(answer, rows)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = as_logits(answer, rows).to(self._dtype)
         self._finite = self._finite & torch.isfinite(logits.detach()).all()
         self.classes = logits.shape[1]
         return logits
@@ -114,7 +119,9 @@ class Target:
         if not isinstance(value, Tensor) or value.shape != y.shape or not value.is_floating_point():
             found = f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else value
             raise ValueError(f"objective returned {found!r}, expected floating values [{len(z)}]")
-        return value.to(torch.promote_types(value.dtype, torch.float32))
+        if bool(value.isnan().any()):
+            raise ValueError("objective returned NaN, expected numbers (-inf where there is none)")
+        return value.to(self._dtype)
 
     def values(self, z: Tensor, y: Tensor) -> Tensor:  # [B, *image], [B] -> [B]
         """The objective at z."""
@@ -131,8 +138,8 @@ class Target:
     def check(self, x: Tensor, y: Tensor) -> None:
         """Check what was answered so far, and that the labels are classes of the model."""
         self.verify()
-        if self.classes is not None and not bool((y == NO_CLASS).all()):
-            check_labels(y, x, self.classes)
+        if self._labelled:
+            check_labels(y, x, self.classes or LARGEST_LABEL)
 
     def _judgement(self, logits: Tensor, y: Tensor, z: Tensor) -> Judgement:
         """Verdict and confidence by the logits, and the objective by whatever gives it."""
@@ -162,7 +169,7 @@ class Target:
         if len(rows):
             logits = self.logits(z[rows])
             wrong[rows] = logits.argmax(1) != y[rows]
-            confidence[rows] = torch.softmax(logits, 1).amax(1).to(confidence.dtype)
+            confidence[rows] = torch.softmax(logits, 1).amax(1)
         return Judgement(value=value, wrong=wrong, confidence=confidence)
 
     def verdict(self, z: Tensor) -> tuple[Tensor, Tensor]:  # [B, *image] -> [B] int64, [B]
@@ -179,4 +186,4 @@ class Target:
                 )
             return answer.long(), z.new_full((len(z),), torch.nan)
         logits = self._as_finite_logits(answer, len(z))
-        return logits.argmax(1), torch.softmax(logits, 1).amax(1).to(z.dtype)
+        return logits.argmax(1), torch.softmax(logits, 1).amax(1)
