@@ -56,8 +56,8 @@ def climb(block: Block, attempt: int, point: Tensor, gradient: Gradient, ascent:
             point, value, average, length = (t[rows] for t in (point, value, average, length))
         if not len(block):
             return
-        slope = torch.nan_to_num(gradient(block, point, attempt, step), nan=0.0)
-        average = ascent.momentum * average + (1.0 - ascent.momentum) * slope.sign()
+        slope = gradient(block, point, attempt, step).sign()  # 0 where it is not a number
+        average = ascent.momentum * average + (1.0 - ascent.momentum) * slope
         moved = block.clip(point + column(length, point) * average)
         reached = block.judge(moved, attempt)
         rises = reached >= value

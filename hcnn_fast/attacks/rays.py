@@ -193,11 +193,11 @@ def _after(rays: _Rays, up: Tensor, length: Tensor, wrong: Tensor, gap: float) -
     middle = 0.5 * (low + high)  # not between them where the gap is below their rounding
     narrow = (high - low <= gap) | (middle <= low) | (middle >= high)
     bisecting = torch.where(rays.bisecting, ~narrow, wrong & ~narrow)
-    better = wrong & (length < rays.least)
     level, turn = _next_block(rays)
+    # no question goes beyond the nearest wrong answer so far: a wrong one is nearer
     return _Rays(
-        up=torch.where(better[:, None], up, rays.up),
-        least=torch.where(better, length, rays.least),
+        up=torch.where(wrong[:, None], up, rays.up),
+        least=torch.where(wrong, length, rays.least),
         level=torch.where(bisecting, rays.level, level),
         turn=torch.where(bisecting, rays.turn, turn),
         bisecting=bisecting,

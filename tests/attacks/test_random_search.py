@@ -89,6 +89,28 @@ def test_more_queries_begin_with_the_same_points() -> None:
     assert torch.equal(_asked("uniform", x, 30)[:10], _asked("uniform", x, 10))
 
 
+def test_stopping_at_success_returns_the_first_point_that_wins() -> None:
+    x, y = images(6), torch.zeros(6).long()
+    asked = _asked("uniform", x, 100)
+
+    def model(z: Tensor) -> Tensor:  # wrong on about one point in ten
+        high = z.flatten(1).mean(1) > float(asked.flatten(2).mean(2).quantile(0.9))
+        return torch.stack([torch.zeros(len(z)), high.float() - 0.5], 1)
+
+    result = random_search(model, x, y, radius=0.2, queries=100, stop_at_success=True)
+    queries = 6
+    for row in range(6):
+        start = bool(model(x[row : row + 1]).argmax(1))
+        wins = model(asked[:, row]).argmax(1).nonzero()[:, 0]
+        first = 0 if start else int(wins[0]) + 1 if len(wins) else 100
+        queries += first
+        assert bool(result.success[row]) == (start or len(wins) > 0)
+        if first and len(wins):
+            assert torch.equal(result.point[row], asked[first - 1, row])
+    assert result.queries == queries
+    assert int(result.success.sum()) > 0
+
+
 def test_a_sampling_that_does_not_exist_is_named() -> None:
     with pytest.raises(ValueError, match="sampling is 'sobol'"):
         random_search(linear(), images(), torch.zeros(4).long(), radius=0.1, sampling="sobol")
