@@ -18,6 +18,8 @@ class AttackResult:
         confidence: [N] float32, the largest probability there.
         attempt: [N] int64, the restart that found it.
         gradient_steps: gradient steps spent on all images.
+        queries: images that the model, or a value function in its place, was asked about; 0 where
+            an attack does not count them.
     """
 
     point: Tensor
@@ -26,3 +28,4 @@ class AttackResult:
     confidence: Tensor
     attempt: Tensor
     gradient_steps: int
+    queries: int = 0
