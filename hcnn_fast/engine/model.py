@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 from typing import Any
 
 import torch
@@ -85,10 +86,9 @@ class PreparedModel:
     Args:
         model: nn.Module or callable, images [B, *image] to logits [B, C].
         precision: "float32" (the dtype of the images), "bfloat16" or "float16" for `fast`.
-        image: an image to try layouts on, or none.
+        image: an image to try layouts on, or none (then `classes` is not known).
 
     Attributes:
-        classes: C, or 0 where there was no image to learn it from.
         lowered: whether `fast` has another precision than `exact`.
     """
 
@@ -108,13 +108,15 @@ class PreparedModel:
         if self._dtype is not None and isinstance(self._exact, nn.Module):
             self._fast = self._lower(self._exact, self._dtype)
         self.lowered = self._dtype is not None
-        self.classes = 0
+        self._image = image[:1]
 
-        def count_classes(begin: int, end: int) -> None:
-            self.classes = self.exact(image[begin:end]).shape[1]
-
+    @functools.cached_property
+    def classes(self) -> int:
+        """C, from one pass of one image."""
+        found: list[int] = []
         with torch.no_grad():
-            in_batches(len(image), 1, count_classes)
+            in_batches(1, 1, lambda begin, end: found.append(self.exact(self._image).shape[1]))
+        return found[0]
 
     @staticmethod
     def _lower(model: nn.Module, dtype: torch.dtype) -> nn.Module:
