@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hcnn_fast import backends, ops
 from hcnn_fast.attacks.losses import LOSSES, LossName, rise_of
+from hcnn_fast.attacks.norm_balls import size_of
 from hcnn_fast.attacks.result import AttackResult
 from hcnn_fast.config import SearchConfig
 from hcnn_fast.engine.ascent import Ball
@@ -25,7 +26,7 @@ from hcnn_fast.engine.inputs import (
 from hcnn_fast.engine.memory import in_batches, plan_batch_size
 from hcnn_fast.engine.model import PreparedModel, resolve_precision
 
-Choice = Literal["first_success", "best_success", "best"]
+Choice = Literal["first_success", "best_success", "nearest_success", "best"]
 
 # Points of so many batches are held at once: enough that few batches are left half empty.
 BATCHES_HELD = 4
@@ -196,7 +197,8 @@ def solve(
         targets: classes that the runs of an image are for.
         starts: runs for each of them.
         choice: "first_success", or else the largest value; "best_success", the largest value among
-            the successes, or else of all; "best", the largest value.
+            the successes, or else of all; "nearest_success", the success of the least l_inf
+            distance, or else the largest value; "best", the largest value.
         least: rise from which on a point is a success; None: a wrong prediction is one.
 
     Raises:
@@ -214,7 +216,7 @@ def solve(
         scored, steps, batch = _scored(
             problem, _runs(problem, targets, starts, part), climb, loss, least, batch
         )
-        attempt = _chosen(scored.rise.view(-1, count), scored.hit.view(-1, count), choice)  # [n]
+        attempt = _chosen(scored, count, choice)  # [n]
         kept.append(scored.rows(attempt + count * torch.arange(len(attempt), device=image.device)))
         attempts.append(attempt)
         spent += steps
@@ -236,6 +238,7 @@ class _Scored:
     rise: Tensor  # [B]
     hit: Tensor  # [B] bool
     confidence: Tensor  # [B]
+    distance: Tensor  # [B] from the image, l_inf
 
     def rows(self, row: Tensor) -> _Scored:
         return _Scored(
@@ -243,6 +246,7 @@ class _Scored:
             rise=self.rise[row],
             hit=self.hit[row],
             confidence=self.confidence[row],
+            distance=self.distance[row],
         )
 
 
@@ -257,7 +261,7 @@ def _scored(
     """What these runs find, the gradient steps spent, and the batch that memory sufficed for."""
     point = problem.image.new_empty((len(runs), *problem.image.shape[1:]))
     rise, confidence = point.new_empty(len(runs)), point.new_empty(len(runs))
-    hit = torch.empty(len(runs), dtype=torch.bool, device=point.device)
+    distance, hit = torch.empty_like(rise), torch.empty_like(runs.index, dtype=torch.bool)
     spent = 0
 
     def run(begin: int, end: int) -> None:
@@ -270,10 +274,12 @@ def _scored(
         rise[rows] = rise_of(LOSSES[loss], logits, some.label, some.target)
         hit[rows] = logits.argmax(1) != some.label if least is None else rise[rows] >= least
         confidence[rows] = torch.softmax(logits, 1).amax(1)
+        distance[rows] = size_of(point[rows] - problem.image[some.index], "linf")
         spent += steps
 
     batch = in_batches(len(runs), batch, run)
-    return _Scored(point=point, rise=rise, hit=hit, confidence=confidence), spent, batch
+    found = _Scored(point=point, rise=rise, hit=hit, confidence=confidence, distance=distance)
+    return found, spent, batch
 
 
 def _runs(
@@ -295,13 +301,15 @@ def _runs(
 
 
 def _chosen(
-    rise: Tensor,  # [n, A]
-    hit: Tensor,  # [n, A] bool
+    scored: _Scored,  # of n images, `count` runs each
+    count: int,
     choice: Choice,
 ) -> Tensor:  # [n] int64, the first of equals
     """Which attempt of each image is kept."""
+    rise, hit = scored.rise.view(-1, count), scored.hit.view(-1, count)  # [n, count]
     if choice == "first_success":
         return torch.where(hit, torch.inf, rise).argmax(1)
-    if choice == "best_success":
-        rise = rise.masked_fill(hit.any(1, keepdim=True) & ~hit, -torch.inf)
+    if choice != "best":
+        among = -scored.distance.view(-1, count) if choice == "nearest_success" else rise
+        rise = torch.where(hit.any(1, keepdim=True), among.masked_fill(~hit, -torch.inf), rise)
     return rise.argmax(1)

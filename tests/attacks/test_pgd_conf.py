@@ -198,27 +198,11 @@ def test_the_optimum_of_a_binary_linear_model_is_reached(norm: Any, box: bool) -
             wide = truth.BinaryCase(case.weight, case.bias, case.x, np.inf, case.bounds)
             room = np.minimum(wide.room(label), radius)
             best = [
-                odds + largest_gain(np.abs(case.weight), row, radius, norm)
+                odds + truth.largest_gain(np.abs(case.weight), row, radius, norm)
                 for odds, row in zip(case.odds[:, label], room, strict=True)
             ]
             expected = truth.sigmoid(np.array(best))
             np.testing.assert_allclose(result.value.numpy(), expected, rtol=0, atol=1e-4)
-
-
-def largest_gain(slope: np.ndarray, room: np.ndarray, radius: float, norm: str) -> float:
-    """max slope . d over 0 <= d <= room with |d| <= radius."""
-    if norm == "linf" or np.linalg.norm(room, ord=1 if norm == "l1" else 2) <= radius:
-        return float(slope @ room)
-    if norm == "l1":  # the steepest entries first
-        order = np.argsort(-slope)
-        before = np.cumsum(room[order]) - room[order]
-        return float(slope[order] @ np.clip(radius - before, 0.0, room[order]))
-    little, much = 0.0, 1e9  # d = min(t * slope, room)
-    for _ in range(200):
-        middle = 0.5 * (little + much)
-        short = np.linalg.norm(np.minimum(middle * slope, room)) <= radius
-        little, much = (middle, much) if short else (little, middle)
-    return float(slope @ np.minimum(little * slope, room))
 
 
 # Where runs begin
