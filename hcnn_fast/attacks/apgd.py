@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, get_args
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from hcnn_fast.attacks.initial_points import initial_points
 from hcnn_fast.attacks.losses import LOSSES, LossName, as_margin
-from hcnn_fast.attacks.norm_balls import project, unit_step
+from hcnn_fast.attacks.norm_balls import Region, unit_step
 from hcnn_fast.attacks.result import AttackResult
 from hcnn_fast.attacks.runs import Problem, Runs, posed, solve
 from hcnn_fast.config import BackendName, Precision, SearchConfig
@@ -122,11 +121,12 @@ def checkpoints(steps: int) -> list[int]:
 
     p_(j + 1) = p_j + max(p_j - p_(j - 1) - 0.03, 0.06).
     """
-    before, share, found = 0.0, 0.22, []
-    while (step := math.ceil(share * steps)) <= steps:
+    before, share, found = 0, 22, list[int]()  # hundredths: sums of decimals would round up
+    while share <= 100:
+        step = -(-share * steps // 100)
         if step not in found:
             found.append(step)
-        before, share = share, share + max(share - before - 0.03, 0.06)
+        before, share = share, share + max(share - before - 3, 6)
     return found
 
 
@@ -144,10 +144,8 @@ def _climb(
     first = torch.zeros_like(runs.label)  # [B] class 0 of that model is what is climbed
     shape = (-1,) + (1,) * (image.ndim - 1)
 
-    def placed(point: Tensor) -> Tensor:
-        return project(point, image, radius=config.radius, norm=norm, bounds=config.bounds)
-
-    point = placed(start)
+    region = Region(image, radius=config.radius, norm=norm, bounds=config.bounds)
+    point = region.project_(start)
     value, gradient = slope(forward, point, first, "margin", 1.0, problem.backend)
     best, best_value, best_gradient = point, value, gradient
     previous = point
@@ -157,9 +155,9 @@ def _climb(
     halved = torch.zeros_like(runs.index, dtype=torch.bool)  # [B] at the last checkpoint
     value_then, last = value, 0  # best value and step of the last checkpoint
     for step in range(1, config.steps + 1):
-        ahead = placed(point + size * unit_step(gradient, norm))
+        ahead = region.project_(point + size * unit_step(gradient, norm))
         if step > 1:
-            ahead = placed(
+            ahead = region.project_(
                 point + MOMENTUM * (ahead - point) + (1.0 - MOMENTUM) * (point - previous)
             )
         previous, point = point, ahead

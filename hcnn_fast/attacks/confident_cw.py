@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hcnn_fast.attacks.confident import needed_log_odds
 from hcnn_fast.attacks.losses import LOSSES, rise_of
-from hcnn_fast.attacks.norm_balls import project
+from hcnn_fast.attacks.norm_balls import Region
 from hcnn_fast.attacks.result import AttackResult
 from hcnn_fast.attacks.runs import Problem, Runs, posed, solve
 from hcnn_fast.config import BackendName, Precision, SearchConfig
@@ -113,6 +113,7 @@ def _nearest(
     """Nearest p-confident or else most confident point of every run; no decision on the host."""
     config = problem.config
     image = problem.image[runs.index]  # [B, *image]
+    region = Region(image, radius=config.radius, norm="linf", bounds=config.bounds)
     shape = (-1,) + (1,) * (image.ndim - 1)
     rate = config.step_sizes()[0]
     point = problem.uniform_points(runs, first=0)
@@ -146,13 +147,7 @@ def _nearest(
             mean = DECAY * mean + (1.0 - DECAY) * gradient
             square = SQUARE_DECAY * square + (1.0 - SQUARE_DECAY) * gradient.square()
             scale = (square / (1.0 - SQUARE_DECAY**count)).sqrt() + GUARD
-            point = project(
-                point - rate * mean / (1.0 - DECAY**count) / scale,
-                image,
-                radius=config.radius,
-                norm="linf",
-                bounds=config.bounds,
-            )
+            point = region.project_(point - rate * mean / (1.0 - DECAY**count) / scale)
         found = distance < before  # [B] nearer than all before, so within the bound or near it
         bound = torch.where(found, SHRINK * torch.minimum(bound, distance), bound)
         weight = torch.where(found, weight, GROWTH * weight)

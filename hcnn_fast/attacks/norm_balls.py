@@ -43,9 +43,9 @@ def unit_step(
     A row whose gradient is 0 or holds NaN in every entry does not move; NaN entries count as 0.
     """
     largest = torch.finfo(gradient.dtype).max
-    g = torch.nan_to_num(gradient, nan=0.0, posinf=largest, neginf=-largest)
     if norm == "linf":
-        return g.sign()
+        return gradient.sign().nan_to_num_(nan=0.0)
+    g = torch.nan_to_num(gradient, nan=0.0, posinf=largest, neginf=-largest)
     rows = g.flatten(1)
     # Divided by the largest entry first: squares of tiny or huge entries would not be numbers.
     scale = rows.abs().amax(1, keepdim=True)
@@ -54,41 +54,52 @@ def unit_step(
     return torch.where(length > 0, rows / length, 0.0).view_as(gradient)
 
 
-def project(
-    point: Tensor,  # [B, *image] finite
-    image: Tensor,  # [B, *image] the centre of each ball, within bounds
-    *,
-    radius: float,
-    norm: BallNorm,
-    bounds: tuple[float, float],
-) -> Tensor:  # [B, *image]
-    """The nearest point, in l2, of ball and bounds together; a point that is in both stays.
-
-    The l0 ball holds ceil(radius) entries that differ from the image; every channel counts. For
-    l2 and l1 the result lies inside also after rounding: it is rounded towards the image.
+class Region:
+    """Ball and bounds around each of B images, ready to be projected onto.
 
     Args:
-        point: what to project.
-        image: centre of each row's ball.
-        radius: radius of the ball in input units, for l0 a number of entries.
+        image: [B, *image] centre of each ball, within bounds.
+        radius: radius of the ball in input units, for l0 a number of entries, rounded up. Every
+            channel counts.
         norm: norm of the ball.
         bounds: smallest and largest value that an input may take.
     """
-    if norm == "linf":
-        lower = (image - radius).clamp_min(bounds[0])
-        upper = (image + radius).clamp_max(bounds[1])
-        return torch.minimum(torch.maximum(point, lower), upper)
-    centre = image.flatten(1).double()  # [B, D]
-    away = point.flatten(1).double() - centre  # [B, D]
-    size = away.abs()
-    room = torch.where(away < 0, centre - bounds[0], bounds[1] - centre).clamp_min(0.0)  # [B, D]
-    clipped = torch.minimum(size, room)  # [B, D]
-    kept = _LARGEST_KEPT[norm](size, clipped, radius)  # [B, D]
-    limit = float(math.ceil(radius)) if norm == "l0" else radius
-    inside = (size <= room).all(1) & (size_of(away, norm) <= limit)  # [B]
-    shape = (-1,) + (1,) * (point.ndim - 1)
-    placed = _towards(image, torch.copysign(kept, away).view_as(point))
-    return torch.where(inside.view(shape), point, placed.clamp(*bounds))
+
+    def __init__(
+        self,
+        image: Tensor,  # [B, *image]
+        *,
+        radius: float,
+        norm: BallNorm,
+        bounds: tuple[float, float],
+    ) -> None:
+        self.image, self.radius, self.norm, self.bounds = image, radius, norm, bounds
+        if norm == "linf":
+            self._lower = (image - radius).clamp_min(bounds[0])  # [B, *image]
+            self._upper = (image + radius).clamp_max(bounds[1])  # [B, *image]
+
+    def project_(
+        self,
+        point: Tensor,  # [B, *image] finite, written
+    ) -> Tensor:  # [B, *image]
+        """Move each point to the nearest, in l2, of ball and bounds; one in both stays.
+
+        For l2 and l1 the result lies inside also after rounding: it is rounded towards the image.
+        """
+        if self.norm == "linf":
+            return torch.clamp(point, self._lower, self._upper, out=point)
+        centre = self.image.flatten(1).double()  # [B, D]
+        away = point.flatten(1).double() - centre  # [B, D]
+        size = away.abs()
+        low, high = self.bounds
+        room = torch.where(away < 0, centre - low, high - centre).clamp_min(0.0)  # [B, D]
+        clipped = torch.minimum(size, room)  # [B, D]
+        kept = _LARGEST_KEPT[self.norm](size, clipped, self.radius)  # [B, D]
+        limit = float(math.ceil(self.radius)) if self.norm == "l0" else self.radius
+        inside = (size <= room).all(1) & (size_of(away, self.norm) <= limit)  # [B]
+        placed = _towards(self.image, torch.copysign(kept, away).view_as(point)).clamp_(low, high)
+        shape = (-1,) + (1,) * (point.ndim - 1)
+        return torch.where(inside.view(shape), point, placed, out=point)
 
 
 def _towards(

@@ -16,7 +16,7 @@ from hcnn_fast.attacks.initial_points import (
     initial_points,
 )
 from hcnn_fast.attacks.losses import LOSSES, as_margin
-from hcnn_fast.attacks.norm_balls import BallNorm, project, unit_step
+from hcnn_fast.attacks.norm_balls import BallNorm, Region, unit_step
 from hcnn_fast.attacks.result import AttackResult
 from hcnn_fast.attacks.runs import Problem, Runs, posed, solve
 from hcnn_fast.config import BackendName, Precision, SearchConfig
@@ -143,32 +143,32 @@ def _climb(
     first = torch.zeros_like(runs.label)  # [B] class 0 of that model is what is climbed
     shape = (-1,) + (1,) * (image.ndim - 1)
 
-    def placed(point: Tensor) -> Tensor:
-        return project(point, image, radius=config.radius, norm=norm, bounds=config.bounds)
-
-    point = placed(start)
+    region = Region(image, radius=config.radius, norm=norm, bounds=config.bounds)
+    point = region.project_(start)
     value, gradient = slope(forward, point, first, "margin", 1.0, problem.backend)
-    best, best_value = point, value
-    average = torch.zeros_like(point)  # [B, *image]
+    best, best_value = point.clone(), value
+    gradient = gradient.clone()  # written below; the model may have lent its memory
+    average, moved = torch.zeros_like(point), torch.empty_like(point)  # [B, *image] both
     size = torch.full_like(value, config.step_sizes()[0]).view(shape)
     for step in range(1, config.steps + 1):
-        average = config.momentum * average + (1.0 - config.momentum) * unit_step(gradient, norm)
-        moved = placed(point + size * average)
+        average.lerp_(unit_step(gradient, norm), 1.0 - config.momentum)
+        region.project_(torch.addcmul(point, size, average, out=moved))
         if step < config.steps:
             there, ahead = slope(forward, moved, first, "margin", 1.0, problem.backend)
         else:  # the last point needs no gradient
             with torch.no_grad():
                 there, ahead = forward(moved)[:, 0].to(value.dtype), gradient
         if backtracking is None:
-            point, value, gradient = moved, there, ahead
+            point.copy_(moved)
+            value, gradient = there, ahead
         else:
             taken = there >= value  # [B]
             wide = taken.view(shape)
-            point = torch.where(wide, moved, point)
+            torch.where(wide, moved, point, out=point)
             value = torch.where(taken, there, value)
-            gradient = torch.where(wide, ahead, gradient)
+            torch.where(wide, ahead, gradient, out=gradient)
             size = torch.where(wide, size, (size / backtracking).clamp_min(SHORTEST_STEP))
         better = value > best_value
-        best = torch.where(better.view(shape), point, best)
+        torch.where(better.view(shape), point, best, out=best)
         best_value = torch.where(better, value, best_value)
     return best

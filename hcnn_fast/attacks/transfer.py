@@ -7,7 +7,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from hcnn_fast.attacks.norm_balls import BallNorm, project, size_of
+from hcnn_fast.attacks.norm_balls import BallNorm, Region, size_of
 from hcnn_fast.attacks.result import AttackResult
 from hcnn_fast.attacks.runs import Runs, posed, solve
 from hcnn_fast.config import SearchConfig
@@ -57,7 +57,8 @@ def transfer(
         def placed(runs: Runs) -> tuple[Tensor, int]:
             image = problem.image[runs.index]  # [B, *image]
             point = attempts[runs.index, runs.start]  # [B, *image]
-            near = project(point, image, radius=radius, norm=norm, bounds=config.bounds)
+            region = Region(image, radius=radius, norm=norm, bounds=config.bounds)
+            near = region.project_(point.clone())
             gap = float((near - point).abs().max())
             if gap > ROUNDING:
                 furthest = float(size_of(point - image, norm).max())
