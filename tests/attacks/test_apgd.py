@@ -69,18 +69,18 @@ def published_apgd(
 
 
 @pytest.mark.parametrize("objective", ["margin", "dlr"])
-@pytest.mark.parametrize("steps", [1, 6, 25])
+@pytest.mark.parametrize("steps", [1, 6, 80])
 def test_every_run_ends_where_the_published_loop_ends(objective: Any, steps: int) -> None:
-    network, x = convolutional(dtype=torch.float64), images(6, dtype=torch.float64)
+    network, x = convolutional(dtype=torch.float64), images(12, dtype=torch.float64)
 
     def model(z: Tensor) -> Tensor:  # so curved that steps overshoot
-        return network(0.5 + 0.5 * torch.sin(15.0 * z))
+        return network(0.5 + 0.5 * torch.sin(40.0 * z))
 
     y = model(x).argmax(1)
     settings: dict[str, Any] = {"radius": 0.2, "objective": objective, "targets": 1}
     result = apgd_targeted(model, x, y, steps=steps, **settings)
     target = model(x).scatter(1, y[:, None], -torch.inf).argmax(1)
-    starts = start_points(model, x, y, target)
+    starts = start_points(model, x, y, target, 0.2)
     halvings = 0
     for n in range(len(x)):
         best, loss, halved = published_apgd(
@@ -92,9 +92,27 @@ def test_every_run_ends_where_the_published_loop_ends(objective: Any, steps: int
     assert halvings > 0 or steps < 6
 
 
-def start_points(model: Any, x: Tensor, y: Tensor, target: Tensor) -> Tensor:
+def test_a_step_that_was_just_halved_is_given_time() -> None:
+    """Beyond a cliff the loss rises slowly: a run that fell there rises without a new best."""
+
+    def model(z: Tensor) -> Tensor:
+        beyond = z[:, 0] > 0.5
+        loss = torch.where(beyond, 0.01 * z[:, 0] - 1.0, z[:, 0])
+        return torch.stack([torch.zeros_like(loss), loss], 1)
+
+    x, y = torch.full((24, 2), 0.5, dtype=torch.float64), torch.zeros(24).long()
+    x[:, 1] = torch.linspace(0.1, 0.9, 24)  # of no effect, but no two start alike
+    starts = start_points(model, x, y, torch.ones_like(y), 0.4)
+    result = apgd_targeted(model, x, y, radius=0.4, objective="margin")
+    for n in range(len(x)):
+        best, loss, _ = published_apgd(model, x[n], starts[n], 0, 1, 0.4, 100, "margin")
+        torch.testing.assert_close(result.point[n], best, rtol=0.0, atol=1e-12)
+        assert float(result.value[n]) == pytest.approx(loss, abs=1e-6)
+
+
+def start_points(model: Any, x: Tensor, y: Tensor, target: Tensor, radius: float) -> Tensor:
     """Where the first run of each image begins."""
-    with posed(model, x, y, SearchConfig.mcn(0.2)) as problem:
+    with posed(model, x, y, SearchConfig.mcn(radius)) as problem:
         runs = Runs(
             index=torch.arange(len(x)), label=y, target=target, start=torch.zeros_like(target)
         )
