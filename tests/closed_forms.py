@@ -151,3 +151,19 @@ def nearest_distance(needed: float, slope: Array, room: Array, name: str) -> flo
     solved = optimize.linprog(cost, A_ub=rows, b_ub=limits, bounds=ranges, method="highs")
     assert solved.success, solved.message
     return float(solved.fun)
+
+
+def largest_gain(slope: Array, room: Array, radius: float, norm: str) -> float:
+    """max slope . d over 0 <= d <= room with |d| <= radius."""
+    if norm == "linf" or np.linalg.norm(room, ord=1 if norm == "l1" else 2) <= radius:
+        return float(slope @ room)
+    if norm == "l1":  # the steepest entries first
+        order = np.argsort(-slope)
+        before = np.cumsum(room[order]) - room[order]
+        return float(slope[order] @ np.clip(radius - before, 0.0, room[order]))
+    little, much = 0.0, 1e9  # d = min(t * slope, room)
+    for _ in range(200):
+        middle = 0.5 * (little + much)
+        short = np.linalg.norm(np.minimum(middle * slope, room)) <= radius
+        little, much = (middle, much) if short else (little, middle)
+    return float(slope @ np.minimum(little * slope, room))

@@ -7,22 +7,16 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from hcnn_fast import backends, ops
+from hcnn_fast.attacks.losses import LOSSES, as_margin
 from hcnn_fast.attacks.result import AttackResult
+from hcnn_fast.attacks.runs import Runs, posed, solve
 from hcnn_fast.config import BackendName, Precision, SearchConfig
 from hcnn_fast.engine.ascent import Climb, ascend
-from hcnn_fast.engine.ball import Ball, Candidates
-from hcnn_fast.engine.inputs import (
-    Classifier,
-    check_finite,
-    check_images,
-    check_labels,
-    check_model,
-)
-from hcnn_fast.engine.memory import in_batches, plan_batch_size
-from hcnn_fast.engine.model import PreparedModel, resolve_precision
+from hcnn_fast.engine.ball import Candidates
+from hcnn_fast.engine.inputs import Classifier
+from hcnn_fast.engine.slopes import Forward
 
-Objective = Literal["cross_entropy", "margin", "log_odds"]
+Objective = Literal["cross_entropy", "margin", "log_odds", "dlr"]
 
 
 def pgd(
@@ -55,8 +49,10 @@ def pgd(
         steps: gradient steps of each run.
         step_size: constant length of a step; None: 2.5 * radius / steps.
         starts: restarts per image.
-        objective: what rises: "cross_entropy" -log F_y, "margin" max_k Z_k - Z_y over k != y, or
-            "log_odds" -logit(F_y), the cross entropy's direction without its vanishing gradient.
+        objective: what rises: "cross_entropy" -log F_y, "margin" max_k Z_k - Z_y over k != y,
+            "log_odds" -logit(F_y), the cross entropy's direction without its vanishing gradient,
+            or "dlr", the margin over the gap of the largest and third largest logit (Croce and Hein
+            2020), for three classes or more.
         momentum: factor in [0, 1) on the accumulated gradient.
         seed: seed of the random starts.
         bounds: smallest and largest value that an input may take.
@@ -85,80 +81,32 @@ def pgd(
         backend=backend,
         batch_size=batch_size,
     )
-    with torch.inference_mode(False), torch.enable_grad():
-        images = check_images(x, config)
-        classes = check_labels(y, images)
-        with torch.autocast(images.device.type, enabled=False):  # precision is an argument
-            return _run(model, images, classes, config, objective)
+    with posed(model, x, y, config, objective) as problem:
 
+        def climb(runs: Runs) -> tuple[Tensor, int]:
+            forward: Forward = problem.model.fast
+            kind, label, downhill = objective, runs.label, objective in ("margin", "log_odds")
+            if objective == "dlr":  # the engine has no such objective
+                forward = as_margin(forward, LOSSES["dlr"], runs.label, runs.target)
+                kind, label = "margin", torch.zeros_like(runs.label)
+            candidates = Candidates(
+                index=runs.index, label=label, point=problem.uniform_points(runs)
+            )
+            path = Climb(
+                kind=kind,
+                step_sizes=config.step_sizes(),
+                momentum=momentum,
+                downhill=downhill,
+                may_stop=objective != "dlr",  # whose rows belong to their labels
+            )
+            point = ascend(forward, candidates, problem.ball, path).point
+            return point, len(runs) * steps
 
-def _run(
-    model: Classifier,
-    x: Tensor,  # [N, *image]
-    y: Tensor,  # [N]
-    config: SearchConfig,
-    objective: Objective,
-) -> AttackResult:
-    image = x[:1] if len(x) else x.new_full((1, *x.shape[1:]), config.bounds[0])
-    prepared = PreparedModel(check_model(model, x), resolve_precision(config.precision, x), image)
-    ball = Ball(
-        image=x,
-        radius=config.radius,
-        bounds=config.bounds,
-        backend=backends.resolve(config.backend, x.device.type),
-    )
-    climb = Climb(
-        kind=objective,
-        step_sizes=config.step_sizes(),
-        momentum=config.momentum,
-        downhill=objective != "cross_entropy",
-    )
-    y = check_labels(y, x, prepared.classes)
-    candidates = _candidates(y, ball, config)
-    rows = len(candidates)
-    point = torch.empty_like(candidates.point)
-    value = point.new_empty(rows)
-    prediction = torch.empty_like(candidates.label)
-    confidence = point.new_empty(rows)
-
-    def run(begin: int, end: int) -> None:
-        part = slice(begin, end)
-        found = ascend(prepared.fast, candidates.part(begin, end), ball, climb)
-        point[part], value[part] = found.point, found.value
-        with torch.no_grad():
-            logits = check_finite(prepared.exact(point[part]))
-        prediction[part] = logits.argmax(1)
-        confidence[part] = torch.softmax(logits, 1).amax(1)
-
-    batch = config.batch_size or (plan_batch_size(prepared.fast, x) if len(x) else 1)
-    in_batches(rows, batch, run)
-    wrong = prediction != candidates.label
-    rank = torch.where(wrong, torch.inf, value).view(len(x), config.starts)
-    attempt = rank.argmax(1)  # the first of equals
-    chosen = torch.arange(len(x), device=x.device) * config.starts + attempt
-    return AttackResult(
-        point=point[chosen],
-        value=value[chosen].float(),
-        success=wrong[chosen],
-        confidence=confidence[chosen].float(),
-        attempt=attempt,
-        gradient_steps=rows * config.steps,
-    )
-
-
-def _candidates(y: Tensor, ball: Ball, config: SearchConfig) -> Candidates:
-    """Every restart of every image at its random first point; start 0 would be the image itself."""
-    index = torch.arange(len(y), device=y.device).repeat_interleave(config.starts)
-    start = torch.arange(1, config.starts + 1, device=y.device).repeat(len(y))
-    point = ops.random_starts(
-        ball.image,
-        ops.content_hash(ball.image, backend=ball.backend),
-        index,
-        y[index],
-        start,
-        seed=config.seed,
-        radius=ball.radius,
-        bounds=ball.bounds,
-        backend=ball.backend,
-    )
-    return Candidates(index=index, label=y[index], point=point)
+        return solve(
+            problem,
+            climb,
+            loss=objective,
+            targets=problem.label[:, None],
+            starts=starts,
+            choice="first_success",
+        )

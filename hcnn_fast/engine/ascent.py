@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -34,6 +35,8 @@ class Climb:
         downhill: go down the objective instead of up; the score is then its negative.
         tolerance: probability that may be given up to stop early, for kind "log_probability"; 0:
             a run stops only where no further step can change its result.
+        may_stop: whether runs may end early and leave the batch; not where the model is asked for
+            as many rows as there are candidates.
     """
 
     kind: str
@@ -44,6 +47,7 @@ class Climb:
     norm: Norm = "linf"
     downhill: bool = False
     tolerance: float = 0.0
+    may_stop: bool = True
 
     @property
     def steady(self) -> bool:
@@ -57,8 +61,10 @@ class Climb:
         Without momentum a step depends on the point alone; with the step's length it changes only
         how a distance weighs. A shorter step along the same signs is clipped the same way.
         """
-        shrinking = all(b <= a for a, b in zip(self.step_sizes, self.step_sizes[1:], strict=False))
-        return self.momentum == 0.0 and (self.steady or (shrinking and self.distance_weight == 0.0))
+        sizes = self.step_sizes
+        shrinking = all(b <= a for a, b in itertools.pairwise(sizes))
+        rests = self.steady or (shrinking and self.distance_weight == 0.0)
+        return self.may_stop and self.momentum == 0.0 and rests
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 import hcnn_fast as hf
 from hcnn_fast.attacks import AttackResult, pgd
 
-OBJECTIVES = ("cross_entropy", "margin", "log_odds")
+OBJECTIVES = ("cross_entropy", "margin", "log_odds", "dlr")
 MODELS = {"linear": linear, "convolutional": convolutional}
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES)
 every_model = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
@@ -31,6 +31,9 @@ def objective_at(logits: Tensor, y: Tensor, objective: str) -> Tensor:  # [N]
     others = z.scatter(1, y[:, None], -torch.inf)
     if objective == "margin":
         return others.amax(1) - own
+    if objective == "dlr":
+        first, _, third = z.topk(3).values.T
+        return (others.amax(1) - own) / (first - third)
     if objective == "log_odds":
         return torch.logsumexp(others, 1) - own
     return torch.logsumexp(z, 1) - own

@@ -1,0 +1,79 @@
+"""PGD-Conf on the shipped model beside the published loop, which decides sample by sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from published_pgd_conf import projected, published_pgd_conf
+from torch import Tensor, nn
+
+from hcnn_fast import data, models
+from hcnn_fast.attacks import pgd_conf
+
+RADIUS = 0.05
+COUNT = 128
+STEPS = 40
+SETTINGS: dict[str, Any] = {
+    "objective": "confidence",
+    "norm": "linf",
+    "steps": STEPS,
+    "step_size": RADIUS / 6,
+    "momentum": 0.9,
+    "backtracking": 1.5,
+}
+# the model of 128 images, and one so small that the loops themselves are timed
+MODELS = ["fashion-adversarial", "linear"]
+
+
+def load(name: str) -> nn.Module:
+    if name != "linear":
+        return models.load(name).eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(784, 10)).eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> tuple[Tensor, Tensor]:  # [128, 1, 28, 28], [128]
+    sample = data.load("fashion-mnist-sample", "test")
+    return sample.scaled()[:COUNT], sample.labels[:COUNT]
+
+
+def published(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, list[float]]:
+    """Best displacements and their errors."""
+    best, error, _ = published_pgd_conf(
+        model,
+        x,
+        y,
+        torch.zeros_like(x),
+        project=lambda d, image: projected(d, image, RADIUS, "linf", (0.0, 1.0)),
+        **SETTINGS,
+    )
+    return best, error
+
+
+@pytest.mark.benchmark(group="pgd-conf")
+@pytest.mark.parametrize("name", MODELS)
+def bench_pgd_conf(benchmark: Any, images: tuple[Tensor, Tensor], name: str) -> None:
+    model, (x, y) = load(name), images
+    benchmark.pedantic(
+        pgd_conf,
+        args=(model, x, y),
+        kwargs={"radius": RADIUS, **SETTINGS},
+        rounds=3,
+        warmup_rounds=1,
+    )
+
+
+@pytest.mark.benchmark(group="pgd-conf")
+@pytest.mark.parametrize("name", MODELS)
+def bench_published(benchmark: Any, images: tuple[Tensor, Tensor], name: str) -> None:
+    """Time the published loop and compare every sample with the fast attack."""
+    model, (x, y) = load(name), images
+    _, error = benchmark.pedantic(published, args=(model, x, y), rounds=1)
+    found = pgd_conf(model, x, y, radius=RADIUS, **SETTINGS)
+    difference = (found.value + torch.tensor(error)).abs()
+    benchmark.extra_info["largest_difference_in_confidence"] = float(difference.max())
+    benchmark.extra_info["median_difference_in_confidence"] = float(difference.median())

@@ -1,0 +1,176 @@
+"""PGD-Conf of CCAT: momentum on unit steps, backtracking, balls of four norms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from hcnn_fast.attacks.initial_points import (
+    Draw,
+    Initialisation,
+    check_initialisations,
+    initial_points,
+)
+from hcnn_fast.attacks.losses import LOSSES, as_margin
+from hcnn_fast.attacks.norm_balls import BallNorm, Region, unit_step
+from hcnn_fast.attacks.result import AttackResult
+from hcnn_fast.attacks.runs import Problem, Runs, posed, solve
+from hcnn_fast.config import BackendName, Precision, SearchConfig
+from hcnn_fast.engine.inputs import Classifier
+from hcnn_fast.engine.slopes import slope
+
+ConfObjective = Literal["cross_entropy", "confidence", "logit", "distal"]
+
+SHORTEST_STEP = 1e-20
+L0_STEP = 250.0  # of the range of the bounds; the gradient is divided by its l1 norm
+
+
+def pgd_conf(
+    model: Classifier,
+    x: Tensor,
+    y: Tensor,
+    *,
+    radius: float,
+    norm: BallNorm = "linf",
+    objective: ConfObjective = "confidence",
+    steps: int = 40,
+    step_size: float | None = None,
+    momentum: float = 0.9,
+    backtracking: float | None = 1.5,
+    initialisations: Sequence[Initialisation] = ("zero",),
+    draw: Draw = "every",
+    seed: int = 0,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    precision: Precision = "float32",
+    backend: BackendName = "auto",
+    batch_size: int | None = None,
+) -> AttackResult:
+    """Make the model confident of a wrong class within a ball of x (Stutz et al. 2020; spec B.3).
+
+    Each step averages unit gradients, m <- momentum * m + (1 - momentum) * g / |g|, and moves along
+    m. With backtracking a run moves only where that does not lower its objective, and otherwise
+    shortens its step. The published loop passes the model 2 T + 1 times forward; here the pass that
+    judges a step also gives the next gradient, so the same path takes T + 1 forward and T backward.
+
+    Of the runs of an image the one of the largest objective is kept, among those that the model
+    gets wrong if there are any ("distal": among all).
+
+    Args:
+        model: nn.Module or callable giving logits [N, C]; left as it is.
+        x: [N, *image] float32 or float64 within `bounds`.
+        y: [N] int64, the classes to be lost; "distal" takes no notice of them.
+        radius: radius of the ball in input units; for l0 the number of entries, rounded up.
+        norm: norm of the ball: "linf", "l2", "l1" or "l0".
+        objective: what rises: "cross_entropy" -log F_y, "confidence" max_k F_k over k != y,
+            "logit" max_k Z_k over k != y, or "distal" max_k log F_k over all k.
+        steps: gradient steps T of each run.
+        step_size: length of the first step; None: 2.5 * radius / steps, for l0 250 times the range
+            of the bounds.
+        momentum: weight in [0, 1) of the steps before.
+        backtracking: factor > 1 by which a step that lowers the objective is shortened; None: every
+            step is taken.
+        initialisations: where runs begin, out of "zero", "gaussian", "uniform_norm" and
+            "uniform_volume"; see `initial_points`.
+        draw: "every": a run from each of them; "batch": one run, from one of them that the seed
+            draws for all images; "example": from one drawn for each image.
+        seed: seed of the random starts and of the draw.
+        bounds: smallest and largest value that an input may take.
+        precision: arithmetic of the model in the attack; the answer is scored in float32.
+        backend: implementation of the fused operations.
+        batch_size: largest number of runs that pass the model at once; None: planned.
+
+    Raises:
+        TypeError, ValueError: an argument is not usable; the message names it.
+        RuntimeError: the chosen backend cannot run, or memory does not suffice for one run.
+    """
+    for name, value, choices in (
+        ("norm", norm, get_args(BallNorm)),
+        ("objective", objective, get_args(ConfObjective)),
+        ("draw", draw, get_args(Draw)),
+    ):
+        if value not in choices:
+            raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
+    names = check_initialisations(initialisations, norm)
+    if backtracking is not None and not 1.0 < backtracking < math.inf:
+        raise ValueError(f"backtracking is {backtracking!r}, expected None or a finite factor > 1")
+    config = SearchConfig.mcn(
+        radius,
+        steps=steps,
+        step_size=step_size,
+        schedule="constant",
+        momentum=momentum,
+        seed=seed,
+        bounds=bounds,
+        precision=precision,
+        backend=backend,
+        batch_size=batch_size,
+    )
+    if norm == "l0" and step_size is None:
+        config = config.replace(step_size=L0_STEP * (config.bounds[1] - config.bounds[0]))
+    with posed(model, x, y, config, objective) as problem:
+
+        def climb(runs: Runs) -> tuple[Tensor, int]:
+            start = initial_points(problem, runs, names, draw, norm)
+            point = _climb(problem, runs, start, objective, norm, backtracking)
+            return point, len(runs) * steps
+
+        return solve(
+            problem,
+            climb,
+            loss=objective,
+            targets=problem.label[:, None],
+            starts=len(names) if draw == "every" else 1,
+            choice="best" if objective == "distal" else "best_success",
+        )
+
+
+def _climb(
+    problem: Problem,
+    runs: Runs,
+    start: Tensor,  # [B, *image]
+    objective: ConfObjective,
+    norm: BallNorm,
+    backtracking: float | None,
+) -> Tensor:  # [B, *image]
+    """Best point of every run; every decision is per run and stays on the device."""
+    config = problem.config
+    image = problem.image[runs.index]  # [B, *image]
+    forward = as_margin(problem.model.fast, LOSSES[objective], runs.label, runs.target)
+    first = torch.zeros_like(runs.label)  # [B] class 0 of that model is what is climbed
+    shape = (-1,) + (1,) * (image.ndim - 1)
+
+    region = Region(image, radius=config.radius, norm=norm, bounds=config.bounds)
+    point = region.project_(start)
+    at = slope(forward, point, first, "margin", 1.0, problem.backend)
+    value, gradient = at.value, at.gradient
+    best, best_value = point.clone(), value
+    gradient = gradient.clone()  # written below; the model may have lent its memory
+    average, moved = torch.zeros_like(point), torch.empty_like(point)  # [B, *image] both
+    size = torch.full_like(value, config.step_sizes()[0]).view(shape)
+    for step in range(1, config.steps + 1):
+        average.lerp_(unit_step(gradient, norm), 1.0 - config.momentum)
+        region.project_(torch.addcmul(point, size, average, out=moved))
+        if step < config.steps:
+            at = slope(forward, moved, first, "margin", 1.0, problem.backend)
+            there, ahead = at.value, at.gradient
+        else:  # the last point needs no gradient
+            with torch.no_grad():
+                there, ahead = forward(moved)[:, 0].to(value.dtype), gradient
+        if backtracking is None:
+            point.copy_(moved)
+            value, gradient = there, ahead
+        else:
+            taken = there >= value  # [B]
+            wide = taken.view(shape)
+            torch.where(wide, moved, point, out=point)
+            value = torch.where(taken, there, value)
+            torch.where(wide, ahead, gradient, out=gradient)
+            size = torch.where(wide, size, (size / backtracking).clamp_min(SHORTEST_STEP))
+        better = value > best_value
+        torch.where(better.view(shape), point, best, out=best)
+        best_value = torch.where(better, value, best_value)
+    return best
