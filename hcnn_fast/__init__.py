@@ -1,6 +1,6 @@
 """Fast defended inference: confidence search in the l_inf ball around each input."""
 
-from hcnn_fast import attacks, data, models, reference
+from hcnn_fast import attacks, data, models, presets, reference
 from hcnn_fast._version import __version__
 from hcnn_fast.backends import build_info
 from hcnn_fast.config import SearchConfig
@@ -17,6 +17,7 @@ __all__ = [
     "build_info",
     "data",
     "models",
+    "presets",
     "reference",
     "search",
 ]
