@@ -69,8 +69,8 @@ def cpr(
         for step in range(steps + 1):
             delta.requires_grad_()
             loss = F.cross_entropy(model(image + delta), label)
-            if float(loss) > worst:
-                best, worst = (image + delta).detach(), float(loss)
+            if loss.item() > worst:
+                best, worst = (image + delta).detach(), loss.item()
             if step < steps:
                 moved = (delta + size * gradient(loss, delta).sign()).detach()
                 delta = (image + moved.clamp(-radius, radius)).clamp(*bounds) - image

@@ -29,7 +29,8 @@ def pnml(
     which predicts the label whose run won and not the class at its point.
 
     Unlike the source, a label keeps the image itself where the step would make it less likely. The
-    cost is C + 1 forward and C backward passes for each image.
+    cost is C backward passes for each image and between C + 1 and 2 C forward passes: few images
+    pass the model with all their labels at once.
 
     Measured by its authors alone; see `hcnn_fast.presets` for what became of its relatives when
     others attacked them as a whole.
