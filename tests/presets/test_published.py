@@ -131,6 +131,9 @@ def test_pnml_takes_no_step_that_makes_its_label_less_likely() -> None:
     torch.testing.assert_close(
         found.probability, (best / best.sum(1, keepdim=True)).float(), rtol=1e-5, atol=1e-6
     )
+    # the label whose run won, though another class may be likelier where it ended
+    assert torch.equal(found.prediction, best.argmax(1))
+    assert not torch.equal(found.prediction, found.logits.argmax(1))
 
 
 class Waves(nn.Module):
