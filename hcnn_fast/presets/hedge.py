@@ -51,10 +51,9 @@ def hedge(
     Args:
         model: nn.Module or callable giving logits [N, C]; left as it is.
         x: [N, *image] float32 or float64 within `bounds`.
-        radius: l_inf radius in input units; the source takes 8 / 255.
+        radius: l_inf radius in input units; Croce et al. evaluate it with 8 / 255.
         steps: number of steps.
-        step_size: length of a step in input units; None: radius / 2, which is the 4 / 255 of the
-            source.
+        step_size: length of a step in input units; None: radius / 2, as Croce et al. take 4 / 255.
         seed: seed of the random starts, which depend on it and on the image alone.
         bounds: smallest and largest value that an input may take.
         precision: arithmetic of the model in the steps; the answer is scored in float32.
