@@ -32,9 +32,10 @@ def cpr(
     from the image, within |z - x|_inf <= radius and the bounds, and keeps its best point: where the
     model predicts another class there, the image is rejected.
 
-    As far as we know measured by its authors alone, with adaptive attacks of their own, on adversarially trained
-    models: the total robust loss on CIFAR-10 falls by at least 7.3 %. Nothing here makes an
-    accepted answer right: an attack that goes further inside the wrong class than `radius` passes.
+    As far as we know measured by its authors alone, with adaptive attacks of their own, on
+    adversarially trained models: the total robust loss on CIFAR-10 falls by at least 7.3 %. Nothing
+    here makes an accepted answer right: an attack that goes further inside the wrong class than
+    `radius` passes.
 
     Args:
         model: nn.Module or callable giving logits [N, C]; left as it is.

@@ -32,8 +32,8 @@ def pnml(
     cost is C backward passes for each image and between C + 1 and 2 C forward passes: few images
     pass the model with all their labels at once.
 
-    As far as we know measured by its authors alone; see `hcnn_fast.presets` for what became of its relatives when
-    others attacked them as a whole.
+    As far as we know measured by its authors alone; see `hcnn_fast.presets` for what became of its
+    relatives when others attacked them as a whole.
 
     Args:
         model: nn.Module or callable giving logits [N, C]; left as it is.
