@@ -52,8 +52,8 @@ class SearchConfig:
         order: order of the entropy (1 Shannon, any other value >= 0 Renyi); None elsewhere.
         steps: gradient steps of a run. HCNN with distance_weight > 0 and NCN make two runs: first
             to the most confident point of the ball, then from there for their own objective.
-        step_size: length of the first step; None: `radius` for "decay", 2.5 * radius / steps for
-            "constant".
+        step_size: length of the first step; None: radius / 2 for "decay", 2.5 * radius / steps
+            for "constant".
         momentum: factor in [0, 1) on the accumulated gradient, each gradient divided by its
             largest magnitude before it is added.
         schedule: "constant", or "decay": step t of T has length step_size * (1 - t / T).
@@ -64,6 +64,8 @@ class SearchConfig:
         precision: arithmetic of the model in the search; the answer is always scored in float32.
         backend: implementation of the fused operations; "auto" takes the fastest that can run.
         tolerance: objective that may be given up to stop early; 0: stop only where nothing changes.
+            With more, labels that cannot win by more are not climbed for, and runs end where less
+            is in reach; see `engine.headroom` for what that rests on.
         batch_size: largest number of candidates that pass the model at once; None: planned.
         keep_points: keep the best point of every label in the result.
 
@@ -79,7 +81,7 @@ class SearchConfig:
     order: float | None = None
     steps: int = 20
     step_size: float | None = None
-    momentum: float = 0.75
+    momentum: float = 0.5
     schedule: Schedule = "decay"
     starts: int = 1
     seed: int = 0
@@ -232,14 +234,14 @@ class SearchConfig:
     def step_sizes(self, *, second_run: bool = False) -> tuple[float, ...]:
         """Length of each gradient step of a run, in input units.
 
-        With "decay", HCNN's second run begins with a quarter of the length and decays with the
-        square of the time left: it looks near the point that the first run found, and settles.
+        With "decay", HCNN's second run begins with half of the length and decays with the square
+        of the time left: it looks near the point that the first run found, and settles.
         """
         count = self.steps
         if self.schedule == "constant":
             size = 2.5 * self.radius / count if self.step_size is None else self.step_size
             return (size,) * count
-        first = self.radius if self.step_size is None else self.step_size
+        first = 0.5 * self.radius if self.step_size is None else self.step_size
         if second_run:
-            return tuple(0.25 * first * (1.0 - t / count) ** 2 for t in range(count))
+            return tuple(0.5 * first * (1.0 - t / count) ** 2 for t in range(count))
         return tuple(first * (1.0 - t / count) for t in range(count))

@@ -289,7 +289,7 @@ def test_steps_shrink_and_stay_positive(config: SearchConfig) -> None:
 
 def test_step_sizes_by_hand() -> None:
     decay = SearchConfig.mcn(0.5, steps=4)
-    assert decay.step_sizes() == (0.5, 0.375, 0.25, 0.125)
+    assert decay.step_sizes() == (0.25, 0.1875, 0.125, 0.0625)  # from radius / 2
     assert decay.replace(step_size=1.0).step_sizes() == (1.0, 0.75, 0.5, 0.25)
     constant = decay.replace(schedule="constant")
     assert constant.step_sizes() == (0.3125,) * 4  # 2.5 * 0.5 / 4

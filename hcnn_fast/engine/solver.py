@@ -12,13 +12,13 @@ from hcnn_fast import ops
 from hcnn_fast.config import SearchConfig
 from hcnn_fast.engine.ascent import Ascent, Climb, ascend
 from hcnn_fast.engine.ball import Ball, Candidates, distance
-from hcnn_fast.engine.headroom import SAFETY, attainable, reach
+from hcnn_fast.engine.headroom import SAFETY
 from hcnn_fast.engine.inputs import check_finite
-from hcnn_fast.engine.memory import in_batches, is_out_of_memory
+from hcnn_fast.engine.look import Look, Looker
+from hcnn_fast.engine.memory import in_batches
 from hcnn_fast.engine.model import PreparedModel
 from hcnn_fast.engine.nearest import approach
-from hcnn_fast.engine.selection import likeliest_labels
-from hcnn_fast.engine.slopes import Slope, objective, slope, slopes_of_labels
+from hcnn_fast.engine.slopes import Slope, objective
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class _Block:
 
     ball: Ball
     candidates: Candidates  # B = n * L * S, by image, then label, then start
-    first: Slope  # log F_l (or -H) of the n * L candidates that start at their image
+    look: Look
     own: Tensor  # [B] value of the image itself
     best: Tensor  # [B, *image]
     logits: Tensor  # [B, C] the model at the best points
@@ -89,6 +89,13 @@ class Solver:
             momentum=config.momentum,
             tolerance=config.tolerance if config.objective in ("mcn", "hcnn") else 0.0,
         )
+        self.looker = Looker(
+            model=model,
+            config=config,
+            kind=self.first_climb.kind,
+            order=self.first_climb.order,
+            backend=backend,
+        )
 
     def solve(
         self,
@@ -97,11 +104,15 @@ class Solver:
         """Best point of every label and the winner among them (spec H.1, steps 2 to 4)."""
         config = self.config
         ball = Ball(image=x, radius=config.radius, bounds=config.bounds, backend=self.backend)
-        labels, base, first = self._look(x)
-        tried = labels.shape[1]
-        block = self._block(labels, base, first, ball)
-        if config.tolerance > 0.0 and config.objective != "entropy":
-            self._race(block, tried)
+        races = config.tolerance > 0.0 and config.objective != "entropy"
+        looker = self.looker
+        look = (looker.at_likely_winners if races else looker.at_all_labels)(x, self.batch)
+        self.batch = look.batch
+        self.forwards += look.forwards
+        self.backwards += look.backwards
+        block = self._block(look, ball)
+        if races:
+            self._race(block)
         else:
             self._improve(block, torch.arange(len(block.candidates), device=x.device))
         certainty, _ = objective(
@@ -112,13 +123,13 @@ class Solver:
             block.logits,
             block.value,
             certainty,
-            labels=tried,
+            labels=looker.tried,
             starts=config.starts,
             backend=self.backend,
         )
         label_logits = block.logits[row]  # [n, L, C]
         return Winners(
-            labels=labels,
+            labels=look.labels,
             point=point,
             logits=block.logits[row.gather(1, winner[:, None])[:, 0]],
             prediction=prediction,
@@ -130,65 +141,9 @@ class Solver:
             steps=block.steps.view(len(x), -1).sum(1),
         )
 
-    def _look(
-        self,
-        x: Tensor,  # [n, *image]
-    ) -> tuple[Tensor, Tensor, Slope]:
-        """The labels to try [n, L], the model at x [n, C], and the slope of every label there."""
-        climb = self.first_climb
-        tried = self.config.labels or self.model.classes
-        tried = 1 if self.config.objective == "entropy" else tried
-        parts: list[tuple[Tensor, Tensor, Slope]] = []
-
-        def choose(logits: Tensor) -> Tensor:  # [n, C] -> [n, L]
-            return likeliest_labels(logits, self.config.labels)[:, :tried]
-
-        def exact(images: Tensor) -> Tensor:
-            self.forwards += len(images)
-            with torch.no_grad():
-                return self.model.exact(images)
-
-        def in_one_pass() -> None:
-            base = exact(x) if self.model.lowered or self.config.labels else None
-            classes = x.new_empty(len(x), self.model.classes)
-            labels = choose(classes if base is None else base)
-            spread = x.repeat_interleave(tried, 0)
-            first = slope(
-                self.model.fast, spread, labels.flatten(), climb.kind, climb.order, self.backend
-            )
-            self.forwards += len(spread)
-            parts.append((labels, first.logits[::tried] if base is None else base, first))
-
-        def label_by_label(begin: int, end: int) -> None:
-            images = x[begin:end]
-            base = exact(images) if self.model.lowered else None
-            labels, first = slopes_of_labels(
-                self.model.fast,
-                images,
-                lambda logits: choose(logits if base is None else base),
-                climb.kind,
-                climb.order,
-                self.backend,
-            )
-            self.forwards += len(images)
-            parts.append((labels, first.logits[::tried] if base is None else base, first))
-
-        # Few images pass with all their labels at once; many share a pass, label by label.
-        if len(x) * tried <= self.batch:
-            try:
-                in_one_pass()
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                self.batch = max(1, len(x) * tried // 2)
-        if not parts:
-            self.batch = in_batches(len(x), self.batch, label_by_label)
-        self.backwards += len(x) * tried
-        labels, base, slopes = zip(*parts, strict=True)
-        return torch.cat(labels), check_finite(torch.cat(base)), Slope.cat(slopes)
-
-    def _block(self, labels: Tensor, base: Tensor, first: Slope, ball: Ball) -> _Block:
+    def _block(self, look: Look, ball: Ball) -> _Block:
         """All candidates of the images, where nothing better is known than the images."""
+        labels = look.labels
         images, tried = labels.shape
         starts = self.config.starts
         index = torch.arange(images, device=labels.device).repeat_interleave(tried * starts)
@@ -205,12 +160,12 @@ class Solver:
             bounds=ball.bounds,
             backend=ball.backend,
         )
-        logits = base[index]
+        logits = look.logits[index]
         own = self._value(logits, label, None)
         return _Block(
             ball=ball,
             candidates=Candidates(index=index, label=label, point=point),
-            first=first,
+            look=look,
             own=own,
             best=ball.image[index],
             logits=logits,
@@ -218,23 +173,22 @@ class Solver:
             steps=torch.zeros_like(index),
         )
 
-    def _race(self, block: _Block, tried: int) -> None:
+    def _race(self, block: _Block) -> None:
         """Climb for the most promising label first, then for those that could still pass it.
 
         NCN has no leader: its labels drop out where no point in reach is confident enough.
         """
-        ball, first, starts = block.ball, block.first, self.config.starts
-        index = block.candidates.index[::starts]  # [n * L]
-        within = reach(ball.image[index], first.gradient, ball, index)
-        possible = attainable(first.value, within, SAFETY).view(-1, tried)  # [n, L]
+        x, look, starts = block.ball.image, block.look, self.config.starts
+        possible = self.looker.possible(x, look, SAFETY)  # [n, L]
         if self.config.confidence is not None:
             self._improve(block, self._rows_of(possible >= self.config.confidence))
             return
-        leader = attainable(first.value, within).view(-1, tried).argmax(1, keepdim=True)
-        leads = torch.zeros_like(possible, dtype=torch.bool).scatter(1, leader, True)
+        leader = self.looker.possible(x, look, 1.0).masked_fill(look.row < 0, -1.0)
+        leads = torch.zeros_like(possible, dtype=torch.bool)
+        leads.scatter_(1, leader.argmax(1, keepdim=True), True)
         self._improve(block, self._rows_of(leads))
-        value = block.value.view(len(leads), tried, starts).amax(2)  # [n, L]
-        floor = value.gather(1, leader)  # [n, 1]
+        value = block.value.view(*leads.shape, starts).amax(2)  # [n, L]
+        floor = value[leads][:, None]  # [n, 1]
         challenges = (possible > floor + self.config.tolerance) & ~leads
         self._improve(block, self._rows_of(challenges), floor[block.candidates.index, 0])
 
@@ -273,12 +227,16 @@ class Solver:
             self.forwards += found.forwards
             self.backwards += found.backwards
 
-        at_image, elsewhere = rows[rows % starts == 0], rows[rows % starts != 0]
-        for group, known in ((at_image, True), (elsewhere, False)):
+        slope_of = block.look.row.flatten()[rows // starts].where(rows % starts == 0, -1)
+        for known in (True, False):
+            group = rows[(slope_of >= 0) == known]
+            first = slope_of[slope_of >= 0] if known else None
 
-            def run_part(begin: int, end: int, group: Tensor = group, known: bool = known) -> None:
-                which = group[begin:end]
-                run(which, block.first.rows(which // starts) if known else None)
+            def run_part(
+                begin: int, end: int, group: Tensor = group, first: Tensor | None = first
+            ) -> None:
+                at = None if first is None else block.look.slope.rows(first[begin:end])
+                run(group[begin:end], at)
 
             self.batch = in_batches(len(group), self.batch, run_part)
 
@@ -294,6 +252,8 @@ class Solver:
         found = ascend(
             self.model.fast, candidates, ball, self.first_climb, first=first, floor=floor
         )
+        if self.first_climb.tolerance > 0.0:
+            found = self._with_second_opinion(found, candidates, ball, first)
         if config.confidence is not None:
             second = approach(
                 self.model.exact,
@@ -320,6 +280,44 @@ class Solver:
         with torch.no_grad():
             logits = self.model.exact(found.point)
         return replace(found, logits=logits, forwards=found.forwards + len(logits))
+
+    def _with_second_opinion(
+        self,
+        found: Ascent,
+        candidates: Candidates,
+        ball: Ball,
+        first: Slope | None,
+    ) -> Ascent:
+        """Repeat the runs that used all their steps with steps of half the length.
+
+        Where a network bends, another way up may end on a higher top. The runs that a tolerance
+        has cut short pay for it.
+        """
+        late = (found.steps == self.config.steps).nonzero()[:, 0]
+        if not len(late):
+            return found
+        climb = replace(
+            self.first_climb, step_sizes=tuple(0.5 * s for s in self.first_climb.step_sizes)
+        )
+        second = ascend(
+            self.model.fast,
+            candidates.rows(late),
+            ball,
+            climb,
+            first=None if first is None else first.rows(late),
+            floor=found.value[late].exp(),
+        )
+        higher = second.value > found.value[late]
+        chosen = late[higher]
+        found.point[chosen] = second.point[higher]
+        found.value[chosen] = second.value[higher]
+        found.logits[chosen] = second.logits[higher]
+        found.steps[late] += second.steps
+        return replace(
+            found,
+            forwards=found.forwards + second.forwards,
+            backwards=found.backwards + second.backwards,
+        )
 
     def _value(
         self,

@@ -1,0 +1,117 @@
+"""Runs that end early: what they find is what they would have found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_classifiers import convolutional, images, linear
+from torch import Tensor
+
+from hcnn_fast.engine.ascent import LEAST_ROWS, Ascent, Climb, ascend
+from hcnn_fast.engine.ball import Ball, Candidates
+from hcnn_fast.engine.slopes import Forward
+
+RADIUS = 0.1
+CONSTANT = (0.05,) * 12
+DECAY = tuple(0.1 * (1 - t / 12) for t in range(12))
+
+
+def problem(count: int, labels: int = 5) -> tuple[Candidates, Ball]:
+    x = images(count)
+    index = torch.arange(count).repeat_interleave(labels)
+    candidates = Candidates(
+        index=index, label=torch.arange(labels).repeat(count), point=x[index].clone()
+    )
+    return candidates, Ball(image=x, radius=RADIUS, bounds=(0.0, 1.0), backend="cpu")
+
+
+def both(forward: Forward, climb: Climb, labels: int = 5) -> tuple[Ascent, Ascent]:
+    """The runs with exact stops and without."""
+    candidates, ball = problem(8, labels)
+    assert climb.stops_at_rest
+    free = replace(climb, may_stop=False)
+    assert not free.stops_at_rest
+    return ascend(forward, candidates, ball, climb), ascend(forward, candidates, ball, free)
+
+
+@pytest.mark.parametrize("sizes", [CONSTANT, DECAY], ids=["constant", "decay"])
+@pytest.mark.parametrize("make", [linear, convolutional], ids=["linear", "convolutional"])
+@pytest.mark.parametrize("kind", ["log_probability", "margin", "negative_entropy"])
+def test_exact_stops_change_no_bit(
+    make: type[torch.nn.Module], sizes: tuple[float, ...], kind: str
+) -> None:
+    on, off = both(make(), Climb(kind=kind, step_sizes=sizes))
+    assert torch.equal(on.point, off.point)
+    assert torch.equal(on.value, off.value)
+    assert torch.equal(on.logits, off.logits)
+    assert bool((off.steps == len(sizes)).all())
+    assert bool((on.steps <= off.steps).all())
+
+
+def test_a_run_ends_at_the_corner_that_a_linear_model_leads_to() -> None:
+    on, off = both(linear(classes=2), Climb(kind="margin", step_sizes=CONSTANT), labels=2)
+    assert int(on.steps.max()) <= 4  # two steps to the corner, one more by rounding, one that stays
+    assert on.backwards < off.backwards / 2
+
+
+def test_a_run_that_cycles_between_two_points_ends() -> None:
+    """Steps of 0.05 overshoot a ridge between two of them for ever."""
+
+    def ridge(x: Tensor) -> Tensor:
+        height = -(x.flatten(1) - 0.5).abs().sum(1, keepdim=True)
+        return torch.cat([height, torch.zeros_like(height)], 1)
+
+    x = torch.full((LEAST_ROWS + 2, 3, 4, 4), 0.48)
+    ball = Ball(image=x, radius=RADIUS, bounds=(0.0, 1.0), backend="cpu")
+    rows = torch.arange(len(x))
+    candidates = Candidates(index=rows, label=torch.zeros_like(rows), point=x)
+    climb = Climb(kind="margin", step_sizes=CONSTANT)
+    on = ascend(ridge, candidates, ball, climb)
+    off = ascend(ridge, candidates, ball, replace(climb, may_stop=False))
+    assert set(on.steps.tolist()) <= {2, 3}  # 0.48 + 0.05 - 0.05 may not be 0.48
+    assert torch.equal(on.point, off.point)
+    assert torch.equal(on.value, off.value)
+    momentum = ascend(ridge, candidates, ball, replace(climb, momentum=0.5))
+    assert bool((momentum.steps == len(CONSTANT)).all())
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 1e-3, 0.05])
+def test_what_a_run_finds_does_not_depend_on_its_company(tolerance: float) -> None:
+    model = convolutional(dtype=torch.float64)
+    candidates, ball = problem(6)
+    ball = replace(ball, image=ball.image.double())
+    candidates = candidates.at(candidates.point.double())
+    climb = Climb(kind="log_probability", step_sizes=CONSTANT, tolerance=tolerance)
+    together = ascend(model, candidates, ball, climb)
+    for rows in (torch.tensor([3]), torch.tensor([29, 7, 7, 0]), torch.arange(11, 24)):
+        alone = ascend(model, candidates.rows(rows), ball, climb)
+        torch.testing.assert_close(alone.point, together.point[rows], rtol=0.0, atol=1e-12)
+        torch.testing.assert_close(alone.value, together.value[rows], rtol=0.0, atol=1e-12)
+        torch.testing.assert_close(alone.logits, together.logits[rows], rtol=0.0, atol=1e-10)
+        assert torch.equal(alone.steps, together.steps[rows])
+
+
+def test_the_logits_are_those_of_the_best_point() -> None:
+    model = convolutional()
+    for climb in (
+        Climb(kind="log_probability", step_sizes=CONSTANT, tolerance=0.01),
+        Climb(kind="probability", step_sizes=DECAY, momentum=0.5, distance_weight=0.5),
+        Climb(kind="margin", step_sizes=DECAY, momentum=0.75, downhill=True),
+    ):
+        candidates, ball = problem(5)
+        found = ascend(model, candidates, ball, climb)
+        torch.testing.assert_close(found.logits, model(found.point), rtol=0.0, atol=1e-5)
+
+
+def test_a_floor_out_of_reach_ends_a_run_at_once_and_one_below_does_not() -> None:
+    candidates, ball = problem(4)
+    climb = Climb(kind="log_probability", step_sizes=CONSTANT, tolerance=1e-6, momentum=0.5)
+    model = linear()
+    high = ascend(model, candidates, ball, climb, floor=torch.ones(len(candidates)))
+    assert high.steps.tolist() == [1] * len(candidates)
+    low = ascend(model, candidates, ball, climb, floor=torch.zeros(len(candidates)))
+    free = ascend(model, candidates, ball, climb)
+    assert torch.equal(low.steps, free.steps)
+    assert torch.equal(low.point, free.point)
