@@ -11,8 +11,9 @@ from torch import Tensor
 from hcnn_fast import backends
 from hcnn_fast.config import SearchConfig
 from hcnn_fast.engine.inputs import Classifier, check_images, check_model
-from hcnn_fast.engine.memory import plan_batch_size, plan_block
-from hcnn_fast.engine.model import PreparedModel, resolve_precision
+from hcnn_fast.engine.memory import plan_block
+from hcnn_fast.engine.model import resolve_precision
+from hcnn_fast.engine.preparation import prepared_model
 from hcnn_fast.engine.solver import Solver
 
 
@@ -80,17 +81,6 @@ def search(model: Classifier, x: Tensor, config: SearchConfig) -> SearchResult:
             return _search_blocks(classifier, images, config)
 
 
-def _solver(
-    model: Classifier,
-    x: Tensor,  # [N, *image], N >= 1
-    config: SearchConfig,
-) -> Solver:
-    """The model prepared for these images, with a backend and a batch size."""
-    backend = backends.resolve(config.backend, x.device.type)
-    prepared = PreparedModel(model, resolve_precision(config.precision, x), x[:1])
-    return Solver(prepared, config, backend, config.batch_size or plan_batch_size(prepared.fast, x))
-
-
 def _search_blocks(
     model: Classifier,
     x: Tensor,  # [N, *image]
@@ -98,13 +88,19 @@ def _search_blocks(
 ) -> SearchResult:
     """Go through the images in blocks, and join the results."""
     # No images: one blank one, cut off in the end, tells the shapes of the result.
-    images = x if len(x) else x.new_full((1, *x.shape[1:]), config.bounds[0])
-    solver = _solver(model, images, config if len(x) else config.replace(steps=1, starts=1))
-    entropy = config.objective == "entropy"
-    tried = 1 if entropy else config.labels or solver.model.classes
-    size = plan_block(images, tried * config.starts, solver.batch)
-    blocks = [solver.solve(images[begin : begin + size]) for begin in range(0, len(images), size)]
-    n = len(x)
+    n, images, problem = len(x), x, config
+    if not n:
+        images = x.new_full((1, *x.shape[1:]), config.bounds[0])
+        problem = config.replace(steps=1, starts=1)
+    backend = backends.resolve(config.backend, x.device.type)
+    precision = resolve_precision(config.precision, x)
+    with prepared_model(model, precision, images[:1]) as prepared:
+        batch = config.batch_size or prepared.planned_batch
+        solver = Solver(prepared, problem, backend, batch)
+        size = plan_block(images, solver.looker.tried * problem.starts, batch)
+        blocks = [
+            solver.solve(images[begin : begin + size]) for begin in range(0, len(images), size)
+        ]
 
     def joined(name: str) -> Tensor:
         return torch.cat([getattr(block, name) for block in blocks])[:n]
@@ -115,7 +111,7 @@ def _search_blocks(
     prediction = joined("prediction")
     winner = joined("winner")[:, None]  # [N, 1]
     value = label_value.gather(1, winner)[:, 0]
-    if entropy:
+    if config.objective == "entropy":
         labels, label = label_prediction.clone(), prediction.clone()
     else:
         label = labels.gather(1, winner)[:, 0].masked_fill(value == -math.inf, -1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hcnn_fast.config import Precision
 from hcnn_fast.engine.inputs import Classifier, as_logits
 from hcnn_fast.engine.layers import replace_grey_convolutions
-from hcnn_fast.engine.memory import in_batches
+from hcnn_fast.engine.memory import in_batches, plan_batch_size
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 _WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -90,6 +90,7 @@ class PreparedModel:
 
     Attributes:
         lowered: whether `fast` has another precision than `exact`.
+        is_copy: whether it stands apart from the caller's model.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class PreparedModel:
         if self._dtype is not None and isinstance(self._exact, nn.Module):
             self._fast = self._lower(self._exact, self._dtype)
         self.lowered = self._dtype is not None
+        self.is_copy = self._exact is not model
         self._image = image[:1]
 
     @functools.cached_property
@@ -117,6 +119,11 @@ class PreparedModel:
         with torch.no_grad():
             in_batches(1, 1, lambda begin, end: found.append(self.exact(self._image).shape[1]))
         return found[0]
+
+    @functools.cached_property
+    def planned_batch(self) -> int:
+        """Candidates per pass, from what one image takes and the memory that is free now."""
+        return plan_batch_size(self.fast, self._image)
 
     @staticmethod
     def _lower(model: nn.Module, dtype: torch.dtype) -> nn.Module:

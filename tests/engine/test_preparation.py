@@ -1,0 +1,182 @@
+"""A prepared model is used again until something that its answers depend on has changed."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tiny_classifiers import convolutional, images
+from torch import Tensor, nn
+
+import hcnn_fast as hf
+from hcnn_fast.engine import preparation
+from hcnn_fast.engine.model import PreparedModel
+
+CONFIG = hf.SearchConfig.mcn(0.1, steps=3)
+
+
+class Scaled(nn.Module):
+    """A classifier that reads attributes of many kinds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = convolutional()
+        self.scale = 1.0
+        self.settings = {"shift": [0.0, {"more": 0.0}]}
+        self.options = SimpleNamespace(power=1.0, inner=SimpleNamespace(offset=0.0))
+        self.offset = torch.zeros(5)
+        self.register_buffer("tilt", torch.zeros(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shift: Any = self.settings["shift"]
+        logits: Tensor = self.body(x) * self.scale * self.options.power
+        logits = logits + torch.linspace(0, 1, 5) * (shift[0] + shift[1]["more"])
+        return logits + self.offset + self.tilt + self.options.inner.offset * logits.detach()
+
+
+def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    return 2.0 * output
+
+
+def change_data(model: Scaled) -> None:
+    for parameter in model.body.parameters():
+        parameter.data.mul_(1.5)  # no version counts this
+
+
+def step_of_training(model: Scaled) -> None:
+    model.train()
+    optimiser = torch.optim.SGD(model.parameters(), 0.5)
+    model(images(4)).square().sum().backward()
+    optimiser.step()
+    model.eval()
+
+
+def swap_layer(model: Scaled) -> None:
+    model.body[5] = nn.Linear(96, 5)
+
+
+def load(model: Scaled) -> None:
+    model.load_state_dict({k: 1.3 * v for k, v in model.state_dict().items()})
+
+
+CHANGES: dict[str, Callable[[Scaled], Any]] = {
+    "data": change_data,
+    "training": step_of_training,
+    "state dict": load,
+    "layer": swap_layer,
+    "attribute": lambda model: setattr(model, "scale", 3.0),
+    "list": lambda model: model.settings["shift"].__setitem__(0, 2.0),
+    "nested": lambda model: model.settings["shift"][1].update(more=2.0),
+    "object": lambda model: setattr(model.options, "power", 2.0),
+    "nested object": lambda model: setattr(model.options.inner, "offset", 0.5),
+    "tensor": lambda model: model.offset.copy_(torch.arange(5.0)),
+    "new tensor": lambda model: setattr(model, "offset", torch.arange(5.0)),
+    "buffer": lambda model: model.tilt.data.copy_(torch.arange(5.0)),
+    "hook": lambda model: model.body.register_forward_hook(hook),
+    "statistics": lambda model: model.body[1].running_mean.add_(1.0),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_what_was_kept_before_a_change_is_not_used_after_it(
+    change: Callable[[Scaled], Any],
+) -> None:
+    model, x = Scaled().eval(), images(3)
+    before = hf.search(model, x, CONFIG)
+    change(model)
+    kept = hf.search(model, x, CONFIG)
+    preparation._kept.clear()
+    anew = hf.search(model, x, CONFIG)
+    assert torch.equal(kept.logits, anew.logits)
+    assert not torch.allclose(kept.logits, before.logits)
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The models that were prepared."""
+    seen: list[object] = []
+
+    class Noting(PreparedModel):
+        def __init__(self, model: Any, *arguments: Any) -> None:
+            seen.append(model)
+            super().__init__(model, *arguments)
+
+    monkeypatch.setattr(preparation, "PreparedModel", Noting)
+    preparation._kept.clear()
+    return seen
+
+
+def test_an_unchanged_model_is_prepared_once(made: list[object]) -> None:
+    model, x = Scaled().eval(), images(3)
+    first = hf.search(model, x, CONFIG)
+    again = hf.search(model, x, CONFIG.replace(steps=3))
+    assert made == [model]
+    assert torch.equal(first.point, again.point)
+    hf.Defense(model, CONFIG)(x[:1])
+    assert made == [model]
+    hf.search(model, x, CONFIG.replace(precision="bfloat16"))
+    assert made == [model, model]
+
+
+def test_a_model_that_failed_is_prepared_anew(made: list[object]) -> None:
+    model, x = Scaled().eval(), images(3)
+    hf.search(model, x, CONFIG)
+    with pytest.raises(ValueError, match="labels is 9"):
+        hf.search(model, x, CONFIG.replace(labels=9))
+    hf.search(model, x, CONFIG)
+    assert made == [model, model]
+
+
+def test_a_prepared_model_dies_with_its_model() -> None:
+    model = Scaled().eval()
+    hf.search(model, images(1), CONFIG)
+    alive = weakref.ref(model)
+    kept = len(preparation._kept)
+    del model
+    gc.collect()
+    assert alive() is None
+    assert len(preparation._kept) == kept - 1
+
+
+def test_few_are_kept(made: list[object]) -> None:
+    models = [Scaled().eval() for _ in range(preparation.KEPT + 3)]
+    for model in models:
+        hf.search(model, images(1), CONFIG)
+    assert len(preparation._kept) == preparation.KEPT
+
+
+def test_threads_do_not_share_one(made: list[object]) -> None:
+    """The copy remembers its last input: two searches in it at once would mix them up."""
+
+    class Remembering(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = convolutional()
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.last = x
+            torch.sin(torch.rand(2000)).sum()  # some time for others to come in between
+            logits: Tensor = self.body(self.last)
+            return logits
+
+    model, results = Remembering().eval(), {}
+    batches = {n: images(3, seed=n) for n in range(4)}
+    expected = {n: hf.search(model, x, CONFIG) for n, x in batches.items()}
+
+    def work(n: int) -> None:
+        for _ in range(5):
+            results[n] = hf.search(model, batches[n], CONFIG)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in batches]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for n in batches:
+        torch.testing.assert_close(results[n].logits, expected[n].logits, rtol=0, atol=1e-6)
