@@ -106,7 +106,7 @@ def defend(
     ] = None,
     momentum: Annotated[
         float, typer.Option(help="Share of the last step kept.", rich_help_panel=SEARCH)
-    ] = 0.75,
+    ] = SearchConfig.momentum,
     schedule: Annotated[
         Schedule, typer.Option(help="Lengths of the steps.", rich_help_panel=SEARCH)
     ] = "decay",
@@ -118,6 +118,10 @@ def defend(
             help="Try the so many likeliest labels; all if not given.", rich_help_panel=SEARCH
         ),
     ] = None,
+    tolerance: Annotated[
+        float,
+        typer.Option(help="Objective that may be given up to stop early.", rich_help_panel=SEARCH),
+    ] = 0.0,
     precision: Annotated[
         Precision, typer.Option(help="Arithmetic of the search.", rich_help_panel=SEARCH)
     ] = "float32",
@@ -197,6 +201,7 @@ def defend(
         steps=steps,
         step_size=step_size,
         momentum=momentum,
+        tolerance=tolerance,
         schedule=schedule,
         starts=starts,
         seed=seed,

@@ -182,6 +182,7 @@ def test_calibration_takes_the_last_images_and_none_of_the_input(run: Run, folde
         ("--labels", "2", "--starts", "2", "--seed", "3", "--schedule", "constant"),
         ("--step-size", "0.01", "--momentum", "0", "--precision", "bfloat16", "--batch-size", "2"),
         ("--backend", "reference", "--device", "cpu", "--radius", "0.2"),
+        ("--tolerance", "0.01"),
     ],
     ids=lambda words: words[0] + " " + words[1],
 )
@@ -193,6 +194,14 @@ def test_search_options_reach_the_search(run: Run, images: Path, words: tuple[st
         key = name.removeprefix("--").replace("-", "_")
         if key != "device":
             assert str(config[key]) in (value, f"{value}.0"), key
+
+
+def test_a_search_without_options_has_the_defaults_of_the_library(run: Run, images: Path) -> None:
+    code, out, err = run("defend", images, *TINY, "--json", "--output", "r.csv")
+    assert code == 0, err
+    config = json.loads(out)["config"]
+    given = {name: config[name] for name in ("radius", "bounds", "steps")}
+    assert config == hf.SearchConfig.mcn(**given).to_dict()
 
 
 def test_infeasible_ncn_is_a_rejection_without_value(run: Run, images: Path) -> None:
