@@ -63,6 +63,13 @@ def search(model: Classifier, x: Tensor, config: SearchConfig) -> SearchResult:
     distance. NCN makes a second run that approaches the image from the most confident point (see
     `engine.nearest`); it is always in float32. An image never gets a value below its own.
 
+    With a tolerance, the most promising label of an image is climbed for first, and of the others
+    those that could still pass it; a run ends when too little is in reach, and one that used all
+    its steps is made again with steps of half the length (see `engine.headroom`). The values of
+    labels that were not climbed for are those at the image.
+
+    A module is prepared once and used again until something of it has changed.
+
     Args:
         model: nn.Module or callable giving logits [N, C]; its state is left as it is.
         x: [N, *image] float32 or float64 within `config.bounds`.
