@@ -15,6 +15,7 @@ CPU_LEAST = 16
 GPU_SHARE = 0.5
 LARGEST_BATCH = 8192
 BLOCK_BYTES = 1 << 28
+BLOCK_BATCHES = 4  # so that what is left of the labels of many images still fills a batch
 KEPT_POINTS = 4  # of a candidate: its start, its best, its first gradient, and a copy on the way
 
 
@@ -83,12 +84,12 @@ def plan_block(
     runs: int,
     batch: int,
 ) -> int:
-    """Images that are searched together: enough to fill a batch, unless their candidates are many.
+    """Images that are searched together: enough for some batches, unless their candidates are many.
 
     Of every candidate of an image a few points are kept until the image's winner is known.
     """
     candidate = KEPT_POINTS * x[0].numel() * x.element_size()
-    return max(1, min(batch, BLOCK_BYTES // max(1, runs * candidate)))
+    return max(1, min(BLOCK_BATCHES * batch, BLOCK_BYTES // max(1, runs * candidate)))
 
 
 def in_batches(total: int, size: int, run: Callable[[int, int], None]) -> int:
