@@ -76,7 +76,8 @@ def plan_batch_size(
     if x.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(x.device)
         return max(1, min(LARGEST_BATCH, int(GPU_SHARE * free / (2 * sum(sizes) + 8 * point))))
-    return max(CPU_LEAST, min(LARGEST_BATCH, CPU_LAYER_BYTES // max([*sizes, point])))
+    planned = max(CPU_LEAST, min(LARGEST_BATCH, CPU_LAYER_BYTES // max([*sizes, point])))
+    return planned + -planned % 8  # batches that people choose are multiples of that
 
 
 def plan_block(

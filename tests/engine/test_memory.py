@@ -144,7 +144,8 @@ def test_the_plan_does_not_count_the_weights() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 3000), nn.Tanh(), nn.Linear(3000, 2))
     model.requires_grad_(False)
     assert max(activation_bytes(model, images(1))) == 4 * 3000  # of 576,000 bytes of weights
-    assert plan_batch_size(model, images(1)) == memory.CPU_LAYER_BYTES // (4 * 3000)
+    fitting = memory.CPU_LAYER_BYTES // (4 * 3000)
+    assert fitting <= plan_batch_size(model, images(1)) < fitting + 8
 
 
 def test_planning_leaves_no_gradient_behind() -> None:
