@@ -12,8 +12,9 @@ from hcnn_fast.attacks.losses import LOSSES, rise_of
 from hcnn_fast.attacks.result import AttackResult
 from hcnn_fast.attacks.runs import Problem, Runs, posed, solve
 from hcnn_fast.config import BackendName, Precision, SearchConfig
-from hcnn_fast.engine.ascent import Climb, ascend
+from hcnn_fast.engine.ascent import ascend
 from hcnn_fast.engine.ball import Candidates
+from hcnn_fast.engine.climb import Climb
 from hcnn_fast.engine.inputs import Classifier
 from hcnn_fast.engine.slopes import slope
 

@@ -2,98 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hcnn_fast import ops
-from hcnn_fast.config import Norm
 from hcnn_fast.engine.ball import Ball, Candidates, distance
+from hcnn_fast.engine.climb import Ascent, Climb
 from hcnn_fast.engine.headroom import SAFETY, SHARE, attainable, reach
 from hcnn_fast.engine.slopes import Forward, Slope, objective, slope
 
 SHRINK_AT = 0.75  # share of the rows that still climb at which a batch shrinks
 LEAST_ROWS = 8  # smaller batches round differently in some libraries, so none is made by stopping
 STILL, RETURNED = 1, 2  # what pgd_step_ writes to `motion`
-
-
-@dataclass(frozen=True, kw_only=True)
-class Climb:
-    """What is climbed and how.
-
-    Attributes:
-        kind: an objective of `ops.label_objective`.
-        order: order of the entropy.
-        step_sizes: length of every step, in input units.
-        momentum: factor on the accumulated gradient.
-        distance_weight: weight of |z - x| in the moves and in the score of a point.
-        norm: norm of the distance.
-        downhill: go down the objective instead of up; the score is then its negative.
-        tolerance: probability that may be given up to stop early, for kind "log_probability"; 0:
-            a run stops only where no further step can change its result.
-        may_stop: whether runs may end early and leave the batch; not where the model is asked for
-            as many rows as there are candidates.
-    """
-
-    kind: str
-    order: float = 1.0
-    step_sizes: tuple[float, ...]
-    momentum: float = 0.0
-    distance_weight: float = 0.0
-    norm: Norm = "linf"
-    downhill: bool = False
-    tolerance: float = 0.0
-    may_stop: bool = True
-
-    @property
-    def steady(self) -> bool:
-        """Whether all steps have one length: then a point visited again is left the same way."""
-        return len(set(self.step_sizes)) == 1
-
-    @property
-    def stops_at_rest(self) -> bool:
-        """Whether a point that a step left where it was stays there to the end.
-
-        Without momentum a step depends on the point alone; with the step's length it changes only
-        how a distance weighs. A shorter step along the same signs is clipped the same way.
-        """
-        sizes = self.step_sizes
-        shrinking = all(b <= a for a, b in itertools.pairwise(sizes))
-        rests = self.steady or (shrinking and self.distance_weight == 0.0)
-        return self.may_stop and self.momentum == 0.0 and rests
-
-
-@dataclass(frozen=True)
-class Ascent:
-    """What B runs found.
-
-    Attributes:
-        point: [B, *image] the best point of each run.
-        value: [B] its score, objective - distance_weight * |z - x|.
-        logits: [B, C] the model there.
-        steps: [B] int64, gradient steps of each run.
-        forwards, backwards: passes of single candidates through the model.
-    """
-
-    point: Tensor
-    value: Tensor
-    logits: Tensor
-    steps: Tensor
-    forwards: int
-    backwards: int
-
-    def then(self, second: Ascent) -> Ascent:
-        """What a second run from these points found, with the effort of both."""
-        return replace(
-            second,
-            steps=self.steps + second.steps,
-            forwards=self.forwards + second.forwards,
-            backwards=self.backwards + second.backwards,
-        )
 
 
 def ascend(
@@ -254,8 +178,11 @@ class _Run:
         ended = torch.zeros_like(rows.climbing) if self.near is None else self.near
         if rows.motion is not None:
             ended = ended | (rows.motion == STILL) | (rows.motion == RETURNED)
-        self._record(ended & rows.climbing)
-        rows.climbing &= ~ended
+        now = ended & rows.climbing
+        if not bool(now.any()):
+            return True
+        self._record(now)
+        rows.climbing &= ~now
         going = int(rows.climbing.sum())
         if 0 < going <= SHRINK_AT * len(rows):
             self._shrink(going)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hcnn_fast.config import SearchConfig
 from hcnn_fast.engine.ball import Ball
+from hcnn_fast.engine.climb import Climb
 from hcnn_fast.engine.headroom import SAFETY, UNSEEN, attainable, reach
 from hcnn_fast.engine.inputs import check_finite
 from hcnn_fast.engine.memory import in_batches, is_out_of_memory
@@ -42,20 +43,36 @@ class Look:
 
 
 @dataclass(frozen=True)
+class Prospects:
+    """What labels could come to in the ball.
+
+    Attributes:
+        log_probability: [n, L] log F_l at the images.
+        reach: [n, L] what is within its reach; measured where the label was looked at.
+    """
+
+    log_probability: Tensor
+    reach: Tensor
+
+    def attainable(self, safety: float) -> Tensor:  # [n, L]
+        """F_l that each label could come to; see `engine.headroom`."""
+        return attainable(self.log_probability, self.reach, safety)
+
+
+@dataclass(frozen=True)
 class Looker:
     """Looks at images for one problem.
 
     Attributes:
         model: gives the logits.
         config: the problem.
-        kind, order: the objective of the first run.
+        climb: what the first run climbs.
         backend: a backend name that `backends.resolve` returned.
     """
 
     model: PreparedModel
     config: SearchConfig
-    kind: str
-    order: float
+    climb: Climb
     backend: str
 
     @property
@@ -77,32 +94,48 @@ class Looker:
                 batch = max(1, len(x) * tried // 2)
         return self._by_the_label(x, batch, self.config.labels, tried)
 
-    def at_likely_winners(self, x: Tensor, batch: int) -> Look:  # [n, *image]
+    def at_likely_winners(
+        self,
+        x: Tensor,  # [n, *image]
+        batch: int,
+    ) -> tuple[Look, Prospects]:
         """The slopes of the likeliest labels, and of those that could pass them.
 
         The reach of a label that was not looked at is taken to be at most `UNSEEN` times the larger
         one of the likeliest two.
         """
-        tried = self.tried
-        if tried <= SEEN:
-            return self.at_all_labels(x, batch)
+        if self.tried <= SEEN:
+            look = self.at_all_labels(x, batch)
+            image = torch.arange(len(x), device=x.device).repeat_interleave(self.tried)
+            within = self._reach(x, look.slope, image).view(look.labels.shape)
+            return look, Prospects(self._log_probability(look.logits, look.labels), within)
         look = self._by_the_label(x, batch, SEEN, SEEN)
         labels = self._labels(look.logits)  # [n, L]
+        log_probability = self._log_probability(look.logits, labels)  # [n, L]
+        image = torch.arange(len(x), device=x.device).repeat_interleave(SEEN)
+        seen = self._reach(x, look.slope, image).view(-1, SEEN)
+        within = UNSEEN * seen.amax(1, keepdim=True).repeat(1, labels.shape[1])  # [n, L]
         row = labels.new_full(labels.shape, -1)
-        for j in range(SEEN):  # both in rising order
+        for j in range(SEEN):
             place = (labels == look.labels[:, j, None]).int().argmax(1, keepdim=True)
             row.scatter_(1, place, look.row[:, j, None])
-        image, label = torch.nonzero(self._could_win(x, look, labels) & (row < 0)).unbind(1)
+            within.scatter_(1, place, seen[:, j, None])
+        least = log_probability.amax(1, keepdim=True).exp() + self.config.tolerance
+        if self.config.confidence is not None:
+            least = torch.full_like(least, self.config.confidence)
+        could_win = attainable(log_probability, within, SAFETY) >= least
+        image, label = torch.nonzero(could_win & (row < 0)).unbind(1)
         parts = [look.slope]
 
         def run(begin: int, end: int) -> None:
-            chosen = labels[image[begin:end], label[begin:end]]
-            point = x[image[begin:end]]
-            parts.append(slope(self.model.fast, point, chosen, self.kind, self.order, self.backend))
+            some, chosen = image[begin:end], label[begin:end]
+            part = self._slope(x[some], labels[some, chosen])
+            parts.append(part)
+            within[some, chosen] = self._reach(x, part, some)
 
         batch = in_batches(len(image), look.batch, run)
         row[image, label] = torch.arange(len(image), device=x.device) + look.row.numel()
-        return Look(
+        further = Look(
             labels=labels,
             logits=look.logits,
             slope=Slope.cat(parts),
@@ -111,46 +144,21 @@ class Looker:
             forwards=look.forwards + len(image),
             backwards=look.backwards + len(image),
         )
+        return further, Prospects(log_probability, within)
 
-    def possible(
+    def _slope(self, point: Tensor, label: Tensor) -> Slope:  # [B, *image], [B]
+        climb = self.climb
+        return slope(self.model.fast, point, label, climb.kind, climb.order, self.backend)
+
+    def _reach(
         self,
         x: Tensor,  # [n, *image]
-        look: Look,
-        safety: float,
-    ) -> Tensor:  # [n, L]
-        """F_l that each label could reach in the ball; see `engine.headroom`."""
-        ball = self._ball(x)
-        image = torch.nonzero(look.row >= 0)[:, 0]  # [R], by image, then label
-        rows = look.row[look.row >= 0]
-        within = x.new_zeros(look.row.shape)
-        within[look.row >= 0] = reach(x[image], look.slope.gradient[rows], ball, image).to(x.dtype)
-        assumed = UNSEEN * within.amax(1, keepdim=True)
-        within = torch.where(look.row >= 0, within, assumed)
-        return attainable(self._log_probability(look.logits, look.labels), within, safety)
-
-    def _could_win(
-        self,
-        x: Tensor,  # [n, *image]
-        look: Look,
-        labels: Tensor,  # [n, L]
-    ) -> Tensor:  # [n, L] bool
-        """Labels that could pass the likeliest, as far as the slopes of the likeliest tell."""
-        within = reach(
-            x.repeat_interleave(SEEN, 0),
-            look.slope.gradient,
-            self._ball(x),
-            torch.arange(len(x), device=x.device).repeat_interleave(SEEN),
-        ).view(-1, SEEN)
-        log_probability = self._log_probability(look.logits, labels)
-        assumed = UNSEEN * within.amax(1, keepdim=True).expand_as(log_probability)
-        least = log_probability.amax(1, keepdim=True).exp()
-        if self.config.confidence is not None:
-            least = torch.full_like(least, self.config.confidence - self.config.tolerance)
-        return attainable(log_probability, assumed, SAFETY) >= least + self.config.tolerance
-
-    def _ball(self, x: Tensor) -> Ball:
+        at: Slope,  # at R images
+        image: Tensor,  # [R] int64
+    ) -> Tensor:  # [R]
         config = self.config
-        return Ball(image=x, radius=config.radius, bounds=config.bounds, backend=self.backend)
+        ball = Ball(image=x, radius=config.radius, bounds=config.bounds, backend=self.backend)
+        return reach(x[image], at.gradient, ball, image).to(at.value.dtype)
 
     def _labels(self, logits: Tensor) -> Tensor:  # [n, C] -> [n, L]
         return likeliest_labels(logits, self.config.labels)[:, : self.tried]
@@ -171,9 +179,7 @@ class Looker:
         known = x.new_empty(len(x), self.model.classes) if logits is None else logits
         labels = self._labels(known)
         spread = x.repeat_interleave(tried, 0)
-        first = slope(
-            self.model.fast, spread, labels.flatten(), self.kind, self.order, self.backend
-        )
+        first = self._slope(spread, labels.flatten())
         return Look(
             labels=labels,
             logits=check_finite(first.logits[::tried]) if logits is None else logits,
@@ -202,7 +208,12 @@ class Looker:
                 return likeliest_labels(seen if logits is None else logits, count)[:, :tried]
 
             labels, first = slopes_of_labels(
-                self.model.fast, images, choose, self.kind, self.order, self.backend
+                self.model.fast,
+                images,
+                choose,
+                self.climb.kind,
+                self.climb.order,
+                self.backend,
             )
             exact = check_finite(first.logits[::tried]) if logits is None else logits
             parts.append((labels, exact, first))

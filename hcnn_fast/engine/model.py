@@ -137,6 +137,11 @@ class PreparedModel:
                     parameter.data = parameter.data.to(dtype)
         return lowered
 
+    def copies(self) -> nn.ModuleList:
+        """The modules that stand for the caller's model."""
+        both = {id(m): m for m in (self._exact, self._fast) if isinstance(m, nn.Module)}
+        return nn.ModuleList(both.values())
+
     def exact(self, z: Tensor) -> Tensor:
         """Logits [B, C] at z [B, *image] in the model's own precision."""
         return as_logits(self._exact(z), len(z))

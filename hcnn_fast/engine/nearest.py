@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from hcnn_fast.config import Norm
-from hcnn_fast.engine.ascent import Ascent
 from hcnn_fast.engine.ball import Ball, Candidates, distance
+from hcnn_fast.engine.climb import Ascent
 from hcnn_fast.engine.slopes import Forward, objective, slope
 
 OVERSHOOT = 1e-4  # log odds beyond the threshold that a step aims at, so that it arrives inside

@@ -29,7 +29,7 @@ _CODE = (type, types.FunctionType, types.MethodType, types.BuiltinFunctionType, 
 @dataclass(frozen=True)
 class _Kept:
     owner: weakref.ref[nn.Module]
-    state: ModelState
+    state: ModelState  # of the owner
     prepared: PreparedModel
 
 
@@ -46,7 +46,8 @@ def prepared_model(
     """A prepared model that nobody else uses meanwhile, made now or kept from an earlier call.
 
     A kept one is used only if everything the preparation read of the caller's model is as it was:
-    modules, their attributes, and the versions and sampled values of all tensors.
+    modules, their attributes, and the versions and sampled values of all tensors. One that its own
+    forward pass has changed, such as a layer that counts its calls, is not kept.
     """
     if not isinstance(model, nn.Module):
         yield PreparedModel(model, precision, image)
@@ -59,8 +60,10 @@ def prepared_model(
         prepared = kept.prepared
     else:
         prepared = PreparedModel(model, precision, image)
+    copies = prepared.copies()
+    before = ModelState.of(copies)
     yield prepared  # one that failed in use is not kept
-    if prepared.is_copy:
+    if prepared.is_copy and before.equals(ModelState.of(copies)):
         with _lock:
             _kept[key] = _Kept(weakref.ref(model, lambda _: _drop(key)), state, prepared)
             _kept.move_to_end(key)
@@ -150,4 +153,4 @@ def _outline(value: Any, tensors: list[Tensor], seen: set[int], depth: int) -> A
         return id(value)
     seen.add(id(value))
     nested = 0 if isinstance(value, nn.Module) else depth + 1
-    return id(value), type(value), _outline(dict(attributes), tensors, seen, nested)
+    return id(value), type(value), _outline(attributes, tensors, seen, nested)

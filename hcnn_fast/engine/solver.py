@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from hcnn_fast import ops
 from hcnn_fast.config import SearchConfig
-from hcnn_fast.engine.ascent import Ascent, Climb, ascend
 from hcnn_fast.engine.ball import Ball, Candidates, distance
+from hcnn_fast.engine.climber import Climber
 from hcnn_fast.engine.headroom import SAFETY
 from hcnn_fast.engine.inputs import check_finite
-from hcnn_fast.engine.look import Look, Looker
+from hcnn_fast.engine.look import Look, Looker, Prospects
 from hcnn_fast.engine.memory import in_batches
 from hcnn_fast.engine.model import PreparedModel
-from hcnn_fast.engine.nearest import approach
 from hcnn_fast.engine.slopes import Slope, objective
 
 
@@ -81,21 +80,8 @@ class Solver:
         self.backend = backend
         self.batch = batch
         self.forwards = self.backwards = 0
-        entropy = config.objective == "entropy"
-        self.first_climb = Climb(
-            kind="negative_entropy" if entropy else "log_probability",
-            order=1.0 if config.order is None else config.order,
-            step_sizes=config.step_sizes(),
-            momentum=config.momentum,
-            tolerance=config.tolerance if config.objective in ("mcn", "hcnn") else 0.0,
-        )
-        self.looker = Looker(
-            model=model,
-            config=config,
-            kind=self.first_climb.kind,
-            order=self.first_climb.order,
-            backend=backend,
-        )
+        self.climber = Climber(model, config)
+        self.looker = Looker(model, config, self.climber.first, backend)
 
     def solve(
         self,
@@ -104,17 +90,19 @@ class Solver:
         """Best point of every label and the winner among them (spec H.1, steps 2 to 4)."""
         config = self.config
         ball = Ball(image=x, radius=config.radius, bounds=config.bounds, backend=self.backend)
-        races = config.tolerance > 0.0 and config.objective != "entropy"
-        looker = self.looker
-        look = (looker.at_likely_winners if races else looker.at_all_labels)(x, self.batch)
+        prospects: Prospects | None = None
+        if config.tolerance > 0.0 and config.objective != "entropy":
+            look, prospects = self.looker.at_likely_winners(x, self.batch)
+        else:
+            look = self.looker.at_all_labels(x, self.batch)
         self.batch = look.batch
         self.forwards += look.forwards
         self.backwards += look.backwards
         block = self._block(look, ball)
-        if races:
-            self._race(block)
-        else:
+        if prospects is None:
             self._improve(block, torch.arange(len(block.candidates), device=x.device))
+        else:
+            self._race(block, prospects)
         certainty, _ = objective(
             block.logits, block.candidates.label, "log_probability", 1.0, self.backend
         )
@@ -123,7 +111,7 @@ class Solver:
             block.logits,
             block.value,
             certainty,
-            labels=looker.tried,
+            labels=self.looker.tried,
             starts=config.starts,
             backend=self.backend,
         )
@@ -173,19 +161,19 @@ class Solver:
             steps=torch.zeros_like(index),
         )
 
-    def _race(self, block: _Block) -> None:
+    def _race(self, block: _Block, prospects: Prospects) -> None:
         """Climb for the most promising label first, then for those that could still pass it.
 
         NCN has no leader: its labels drop out where no point in reach is confident enough.
         """
-        x, look, starts = block.ball.image, block.look, self.config.starts
-        possible = self.looker.possible(x, look, SAFETY)  # [n, L]
+        starts = self.config.starts
+        possible = prospects.attainable(SAFETY)  # [n, L]
         if self.config.confidence is not None:
             self._improve(block, self._rows_of(possible >= self.config.confidence))
             return
-        leader = self.looker.possible(x, look, 1.0).masked_fill(look.row < 0, -1.0)
+        hopes = prospects.attainable(1.0).masked_fill(block.look.row < 0, -1.0)
         leads = torch.zeros_like(possible, dtype=torch.bool)
-        leads.scatter_(1, leader.argmax(1, keepdim=True), True)
+        leads.scatter_(1, hopes.argmax(1, keepdim=True), True)
         self._improve(block, self._rows_of(leads))
         value = block.value.view(*leads.shape, starts).amax(2)  # [n, L]
         floor = value[leads][:, None]  # [n, 1]
@@ -210,9 +198,8 @@ class Solver:
 
         def run(which: Tensor, first: Slope | None) -> None:
             candidates = block.candidates.rows(which)
-            found = self._climb(
-                candidates, block.ball, first, None if floor is None else floor[which]
-            )
+            passed = None if floor is None else floor[which]
+            found = self.climber.climb(candidates, block.ball, first, passed)
             away = None
             if self.config.distance_weight > 0.0 or self.config.confidence is not None:
                 away = distance(
@@ -239,85 +226,6 @@ class Solver:
                 run(group[begin:end], at)
 
             self.batch = in_batches(len(group), self.batch, run_part)
-
-    def _climb(
-        self,
-        candidates: Candidates,
-        ball: Ball,
-        first: Slope | None,
-        floor: Tensor | None,  # [b]
-    ) -> Ascent:
-        """Best point of each candidate, by one run or two (see `hcnn_fast.search`)."""
-        config = self.config
-        found = ascend(
-            self.model.fast, candidates, ball, self.first_climb, first=first, floor=floor
-        )
-        if self.first_climb.tolerance > 0.0:
-            found = self._with_second_opinion(found, candidates, ball, first)
-        if config.confidence is not None:
-            second = approach(
-                self.model.exact,
-                candidates.at(found.point),
-                ball,
-                confidence=config.confidence,
-                steps=config.steps,
-                norm=config.distance_norm,
-            )
-        elif config.distance_weight > 0.0:
-            climb = Climb(
-                kind="probability",
-                step_sizes=config.step_sizes(second_run=True),
-                momentum=config.momentum,
-                distance_weight=config.distance_weight,
-                norm=config.distance_norm,
-            )
-            second = ascend(self.model.fast, candidates.at(found.point), ball, climb)
-        else:
-            second = None
-        found = found if second is None else found.then(second)
-        if not self.model.lowered:
-            return found
-        with torch.no_grad():
-            logits = self.model.exact(found.point)
-        return replace(found, logits=logits, forwards=found.forwards + len(logits))
-
-    def _with_second_opinion(
-        self,
-        found: Ascent,
-        candidates: Candidates,
-        ball: Ball,
-        first: Slope | None,
-    ) -> Ascent:
-        """Repeat the runs that used all their steps with steps of half the length.
-
-        Where a network bends, another way up may end on a higher top. The runs that a tolerance
-        has cut short pay for it.
-        """
-        late = (found.steps == self.config.steps).nonzero()[:, 0]
-        if not len(late):
-            return found
-        climb = replace(
-            self.first_climb, step_sizes=tuple(0.5 * s for s in self.first_climb.step_sizes)
-        )
-        second = ascend(
-            self.model.fast,
-            candidates.rows(late),
-            ball,
-            climb,
-            first=None if first is None else first.rows(late),
-            floor=found.value[late].exp(),
-        )
-        higher = second.value > found.value[late]
-        chosen = late[higher]
-        found.point[chosen] = second.point[higher]
-        found.value[chosen] = second.value[higher]
-        found.logits[chosen] = second.logits[higher]
-        found.steps[late] += second.steps
-        return replace(
-            found,
-            forwards=found.forwards + second.forwards,
-            backwards=found.backwards + second.backwards,
-        )
 
     def _value(
         self,

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from hcnn_fast.config import BackendName, Precision, SearchConfig
-from hcnn_fast.engine.ascent import Climb, ascend
+from hcnn_fast.engine.ascent import ascend
 from hcnn_fast.engine.ball import Candidates
+from hcnn_fast.engine.climb import Climb
 from hcnn_fast.engine.inputs import Classifier, check_finite
 from hcnn_fast.engine.memory import in_batches
 from hcnn_fast.presets.images import posed_images

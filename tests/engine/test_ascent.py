@@ -9,8 +9,9 @@ import torch
 from tiny_classifiers import convolutional, images, linear
 from torch import Tensor
 
-from hcnn_fast.engine.ascent import LEAST_ROWS, Ascent, Climb, ascend
+from hcnn_fast.engine.ascent import LEAST_ROWS, ascend
 from hcnn_fast.engine.ball import Ball, Candidates
+from hcnn_fast.engine.climb import Ascent, Climb
 from hcnn_fast.engine.slopes import Forward
 
 RADIUS = 0.1

@@ -133,6 +133,31 @@ def test_a_model_that_failed_is_prepared_anew(made: list[object]) -> None:
     assert made == [model, model]
 
 
+def test_a_model_that_its_own_passes_change_begins_anew_in_every_search(
+    made: list[object],
+) -> None:
+    class Tiring(nn.Module):
+        """Its logits grow smaller from call to call."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = convolutional()
+            self.register_buffer("calls", torch.zeros(()))
+            self.seen: list[int] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            self.seen.append(len(x))
+            logits: Tensor = self.body(x) / self.calls
+            return logits
+
+    model, x = Tiring().eval(), images(3)
+    first, again = hf.search(model, x, CONFIG), hf.search(model, x, CONFIG)
+    assert torch.equal(first.logits, again.logits)
+    assert float(model.calls) == 0.0
+    assert made == [model, model]
+
+
 def test_a_prepared_model_dies_with_its_model() -> None:
     model = Scaled().eval()
     hf.search(model, images(1), CONFIG)
@@ -180,3 +205,16 @@ def test_threads_do_not_share_one(made: list[object]) -> None:
         thread.join()
     for n in batches:
         torch.testing.assert_close(results[n].logits, expected[n].logits, rtol=0, atol=1e-6)
+
+
+def test_an_outline_repeats_until_an_attribute_of_any_module_changes() -> None:
+    """Objects that are made while looking must not be taken for others that were seen."""
+    model = nn.Sequential(*[Scaled() for _ in range(20)])
+    state = preparation.ModelState.of(model)
+    assert all(state.equals(preparation.ModelState.of(model)) for _ in range(5))
+    for part in model:
+        assert isinstance(part, Scaled)
+        part.settings["shift"][1]["more"] = 1.0
+        changed = preparation.ModelState.of(model)
+        assert not state.equals(changed)
+        state = changed
