@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import _commit
+from conftest import commit
 from torch import Tensor, nn
 
 import hcnn_fast as hf
@@ -40,13 +40,15 @@ def long_search(
     all_labels: int,
 ) -> tuple[Tensor, Tensor]:  # [N], [N]
     """Value and winning label of every image after 500 steps, from the file as far as it goes."""
-    done: list[tuple[Tensor, Tensor]] = torch.load(KEPT) if KEPT.exists() else []
+    problem = {**LONG.to_dict(), "all_labels": all_labels}
+    kept = torch.load(KEPT) if KEPT.exists() else {}
+    done: list[tuple[Tensor, Tensor]] = kept["done"] if kept.get("problem") == problem else []
     for begin in range(CHUNK * len(done), len(x), CHUNK):
         config = LONG if begin < all_labels else LONG.replace(labels=3)
         result = hf.search(model, x[begin : begin + CHUNK], config)
         done.append((result.value, result.label))
         KEPT.parent.mkdir(exist_ok=True)
-        torch.save(done, KEPT)
+        torch.save({"problem": problem, "done": done}, KEPT)
         print(f"{begin + CHUNK} of {len(x)} images", file=sys.stderr)
     value, label = (torch.cat(columns) for columns in zip(*done, strict=True))
     return value[: len(x)], label[: len(x)]
@@ -87,7 +89,7 @@ def main() -> None:
     gap = value - found.value
     report = {
         "command": "python bench/equal_objective.py",
-        "commit": _commit(),
+        "commit": commit(),
         "threads": torch.get_num_threads(),
         "build": hf.build_info(),
         "model": "fashion-adversarial",
