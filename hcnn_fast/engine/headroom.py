@@ -3,8 +3,8 @@
 To first order, logit(F_l) rises within the ball by at most the reach, max over z of
 gradient . (z - point), which is Frank and Wolfe's duality gap. Where logit(F_l) is concave in the
 input, as it is for a linear classifier, that is a bound on the best point of the whole ball. On a
-network it is an estimate, and the factors below are choices; what they lose on the shipped network is
-in bench/results/equal-objective-cpu.json.
+network it is an estimate, and the factors below are choices; what they lose on the shipped network
+is in bench/results/equal-objective-cpu.json.
 """
 
 from __future__ import annotations
