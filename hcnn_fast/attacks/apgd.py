@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from hcnn_fast.attacks.checks import check_choice
 from hcnn_fast.attacks.initial_points import initial_points
 from hcnn_fast.attacks.losses import LOSSES, LossName, as_margin
 from hcnn_fast.attacks.norm_balls import Region, unit_step
@@ -72,12 +73,8 @@ def apgd_targeted(
         TypeError, ValueError: an argument is not usable; the message names it.
         RuntimeError: the chosen backend cannot run, or memory does not suffice for one run.
     """
-    for name, value, choices in (
-        ("norm", norm, get_args(AutoNorm)),
-        ("objective", objective, get_args(AutoObjective)),
-    ):
-        if value not in choices:
-            raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
+    check_choice("norm", norm, get_args(AutoNorm))
+    check_choice("objective", objective, get_args(AutoObjective))
     config = SearchConfig.mcn(
         radius,
         steps=steps,

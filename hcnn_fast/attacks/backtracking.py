@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from hcnn_fast.attacks.black_box import Room, check_number, run_in_blocks
+from hcnn_fast.attacks.black_box import Room, run_in_blocks
 from hcnn_fast.attacks.block import Block, column
+from hcnn_fast.attacks.checks import check_number
 from hcnn_fast.attacks.result import AttackResult
 from hcnn_fast.attacks.target import ObjectiveName
 from hcnn_fast.config import SearchConfig

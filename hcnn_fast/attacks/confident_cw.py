@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from hcnn_fast.attacks.checks import check_count
 from hcnn_fast.attacks.confident import needed_log_odds
 from hcnn_fast.attacks.losses import LOSSES, rise_of
 from hcnn_fast.attacks.norm_balls import Region
@@ -72,10 +73,7 @@ def confident_cw(
         TypeError, ValueError: an argument is not usable; the message names it.
         RuntimeError: the chosen backend cannot run, or memory does not suffice for one run.
     """
-    if isinstance(rounds, bool) or not isinstance(rounds, int):
-        raise TypeError(f"rounds is {rounds!r}, expected an int >= 1")
-    if rounds < 1:
-        raise ValueError(f"rounds is {rounds}, expected an int >= 1")
+    check_count("rounds", rounds)
     config = SearchConfig.ncn(  # checks p as well
         radius,
         confidence,

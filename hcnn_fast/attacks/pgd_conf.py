@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from hcnn_fast.attacks.checks import check_choice
 from hcnn_fast.attacks.initial_points import (
     Draw,
     Initialisation,
@@ -87,13 +88,9 @@ def pgd_conf(
         TypeError, ValueError: an argument is not usable; the message names it.
         RuntimeError: the chosen backend cannot run, or memory does not suffice for one run.
     """
-    for name, value, choices in (
-        ("norm", norm, get_args(BallNorm)),
-        ("objective", objective, get_args(ConfObjective)),
-        ("draw", draw, get_args(Draw)),
-    ):
-        if value not in choices:
-            raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
+    check_choice("norm", norm, get_args(BallNorm))
+    check_choice("objective", objective, get_args(ConfObjective))
+    check_choice("draw", draw, get_args(Draw))
     names = check_initialisations(initialisations, norm)
     if backtracking is not None and not 1.0 < backtracking < math.inf:
         raise ValueError(f"backtracking is {backtracking!r}, expected None or a finite factor > 1")

@@ -7,6 +7,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from hcnn_fast.attacks.checks import check_choice
 from hcnn_fast.attacks.norm_balls import BallNorm, Region, size_of
 from hcnn_fast.attacks.result import AttackResult
 from hcnn_fast.attacks.runs import Runs, posed, solve
@@ -48,8 +49,7 @@ def transfer(
             more than rounding; the message names it.
         RuntimeError: memory does not suffice for one point.
     """
-    if norm not in get_args(BallNorm):
-        raise ValueError(f"norm is {norm!r}, expected one of {', '.join(get_args(BallNorm))}")
+    check_choice("norm", norm, get_args(BallNorm))
     config = SearchConfig.mcn(radius, bounds=bounds, batch_size=batch_size)
     attempts = _attempts(points, x)  # [N, A, *image]
     with posed(model, x, y, config, "confidence") as problem:
