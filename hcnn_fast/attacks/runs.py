@@ -23,7 +23,7 @@ from hcnn_fast.engine.inputs import (
     check_labels,
     check_model,
 )
-from hcnn_fast.engine.memory import in_batches, plan_batch_size
+from hcnn_fast.engine.memory import in_batches
 from hcnn_fast.engine.model import PreparedModel, resolve_precision
 
 Choice = Literal["first_success", "best_success", "nearest_success", "best"]
@@ -69,7 +69,6 @@ class Problem:
         image: [N, *image], clipped to the bounds.
         label: [N] int64, the classes to be lost.
         model: the model, prepared.
-        classes: how many classes it has.
         config: radius, bounds, seed, steps and the like.
         backend: a backend name that `backends.resolve` returned.
         content: [N] int64, hash of every image.
@@ -79,11 +78,15 @@ class Problem:
     image: Tensor
     label: Tensor
     model: PreparedModel
-    classes: int
     config: SearchConfig
     backend: str
     content: Tensor
     batch: int
+
+    @property
+    def classes(self) -> int:
+        """How many classes the model has."""
+        return self.model.classes
 
     @property
     def ball(self) -> Ball:
@@ -151,11 +154,11 @@ def posed(
         label = check_labels(y, image)
         with torch.autocast(image.device.type, enabled=False):  # precision is an argument
             checked = check_model(model, image)
-            prepared = PreparedModel(checked, resolve_precision(config.precision, image), image[:1])
+            black = image.new_zeros((1, *image.shape[1:])).clamp_(*config.bounds)
+            one = image[:1] if len(image) else black  # without images there are classes still
+            prepared = PreparedModel(checked, resolve_precision(config.precision, image), one)
             backend = backends.resolve(config.backend, image.device.type)
-            one = image[:1] if len(image) else image.new_full((1, *image.shape[1:]), 0.0)
-            with torch.no_grad():
-                classes = prepared.exact(one.clamp(*config.bounds)).shape[1]
+            classes = prepared.classes
             label = check_labels(label, image, classes)
             for name in losses:
                 if classes < LOSSES[name].classes:
@@ -163,14 +166,12 @@ def posed(
                         f"objective is {name!r} and the model has {classes} classes, "
                         f"expected at least {LOSSES[name].classes}"
                     )
-            batch = config.batch_size or 1
-            if config.batch_size is None and len(image):
-                batch = plan_batch_size(prepared.fast, image)
+            planned = config.batch_size is None and len(image)
+            batch = prepared.planned_batch if planned else config.batch_size or 1
             yield Problem(
                 image=image,
                 label=label,
                 model=prepared,
-                classes=classes,
                 config=config,
                 backend=backend,
                 content=ops.content_hash(image, backend=backend),
