@@ -10,7 +10,6 @@ from torch import Tensor
 from hcnn_fast.attacks.checks import check_count
 from hcnn_fast.attacks.confident import needed_log_odds
 from hcnn_fast.attacks.losses import LOSSES, rise_of
-from hcnn_fast.attacks.norm_balls import Region
 from hcnn_fast.attacks.result import AttackResult
 from hcnn_fast.attacks.runs import Problem, Runs, posed, solve
 from hcnn_fast.config import BackendName, Precision, SearchConfig
@@ -110,8 +109,8 @@ def _nearest(
 ) -> tuple[Tensor, int]:  # [B, *image], gradient steps
     """Nearest p-confident or else most confident point of every run; no decision on the host."""
     config = problem.config
-    image = problem.image[runs.index]  # [B, *image]
-    region = Region(image, radius=config.radius, norm="linf", bounds=config.bounds)
+    region = problem.region(runs)
+    image = region.image  # [B, *image]
     shape = (-1,) + (1,) * (image.ndim - 1)
     rate = config.step_sizes()[0]
     point = problem.uniform_points(runs, first=0)

@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 
 from hcnn_fast.attacks.checks import check_choice
+from hcnn_fast.attacks.hill import Hill
 from hcnn_fast.attacks.initial_points import (
     Draw,
     Initialisation,
     check_initialisations,
     initial_points,
 )
-from hcnn_fast.attacks.losses import LOSSES, as_margin
-from hcnn_fast.attacks.norm_balls import BallNorm, Region, unit_step
+from hcnn_fast.attacks.losses import LOSSES
+from hcnn_fast.attacks.norm_balls import BallNorm, unit_step
 from hcnn_fast.attacks.result import AttackResult
 from hcnn_fast.attacks.runs import Problem, Runs, posed, solve
 from hcnn_fast.config import BackendName, Precision, SearchConfig
 from hcnn_fast.engine.inputs import Classifier
-from hcnn_fast.engine.slopes import slope
 
 ConfObjective = Literal["cross_entropy", "confidence", "logit", "distal"]
 
@@ -135,14 +135,10 @@ def _climb(
 ) -> Tensor:  # [B, *image]
     """Best point of every run; every decision is per run and stays on the device."""
     config = problem.config
-    image = problem.image[runs.index]  # [B, *image]
-    forward = as_margin(problem.model.fast, LOSSES[objective], runs.label, runs.target)
-    first = torch.zeros_like(runs.label)  # [B] class 0 of that model is what is climbed
-    shape = (-1,) + (1,) * (image.ndim - 1)
-
-    region = Region(image, radius=config.radius, norm=norm, bounds=config.bounds)
+    hill, region = Hill(problem, runs, LOSSES[objective]), problem.region(runs, norm)
+    shape = (-1,) + (1,) * (start.ndim - 1)
     point = region.project_(start)
-    at = slope(forward, point, first, "margin", 1.0, problem.backend)
+    at = hill.slope(point)
     value, gradient = at.value, at.gradient
     best, best_value = point.clone(), value
     gradient = gradient.clone()  # written below; the model may have lent its memory
@@ -152,11 +148,10 @@ def _climb(
         average.lerp_(unit_step(gradient, norm), 1.0 - config.momentum)
         region.project_(torch.addcmul(point, size, average, out=moved))
         if step < config.steps:
-            at = slope(forward, moved, first, "margin", 1.0, problem.backend)
+            at = hill.slope(moved)
             there, ahead = at.value, at.gradient
         else:  # the last point needs no gradient
-            with torch.no_grad():
-                there, ahead = forward(moved)[:, 0].to(value.dtype), gradient
+            there, ahead = hill.height(moved), gradient
         if backtracking is None:
             point.copy_(moved)
             value, gradient = there, ahead

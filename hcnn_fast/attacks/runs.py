@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hcnn_fast import backends, ops
 from hcnn_fast.attacks.losses import LOSSES, LossName, rise_of
-from hcnn_fast.attacks.norm_balls import size_of
+from hcnn_fast.attacks.norm_balls import BallNorm, Region, size_of
 from hcnn_fast.attacks.result import AttackResult
 from hcnn_fast.config import SearchConfig
 from hcnn_fast.engine.ball import Ball
@@ -96,6 +96,15 @@ class Problem:
             radius=self.config.radius,
             bounds=self.config.bounds,
             backend=self.backend,
+        )
+
+    def region(self, runs: Runs, norm: BallNorm = "linf") -> Region:
+        """Ball and bounds around the image of every run, to be projected onto."""
+        return Region(
+            self.image[runs.index],
+            radius=self.config.radius,
+            norm=norm,
+            bounds=self.config.bounds,
         )
 
     def uniform_points(self, runs: Runs, *, first: int = 1) -> Tensor:  # [B, *image]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hcnn_fast.attacks.checks import check_choice
-from hcnn_fast.attacks.norm_balls import BallNorm, Region, size_of
+from hcnn_fast.attacks.norm_balls import BallNorm, size_of
 from hcnn_fast.attacks.result import AttackResult
 from hcnn_fast.attacks.runs import Runs, posed, solve
 from hcnn_fast.config import SearchConfig
@@ -55,13 +55,12 @@ def transfer(
     with posed(model, x, y, config, "confidence") as problem:
 
         def placed(runs: Runs) -> tuple[Tensor, int]:
-            image = problem.image[runs.index]  # [B, *image]
             point = attempts[runs.index, runs.start]  # [B, *image]
-            region = Region(image, radius=radius, norm=norm, bounds=config.bounds)
+            region = problem.region(runs, norm)
             near = region.project_(point.clone())
             gap = float((near - point).abs().max())
             if gap > ROUNDING:
-                furthest = float(size_of(point - image, norm).max())
+                furthest = float(size_of(point - region.image, norm).max())
                 raise ValueError(
                     f"points has points up to {furthest:g} from x in {norm}, {gap:g} outside, "
                     f"expected radius {radius:g} and bounds {config.bounds}"

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from hcnn_fast import ops
-from hcnn_fast.attacks.losses import Loss, as_margin
+from hcnn_fast.attacks.hill import Hill
+from hcnn_fast.attacks.losses import Loss
 from hcnn_fast.attacks.runs import Problem, Runs
 from hcnn_fast.config import BackendName, Precision, SearchConfig
 from hcnn_fast.engine.inputs import Classifier, check_finite
 from hcnn_fast.engine.memory import in_batches
-from hcnn_fast.engine.slopes import slope
 from hcnn_fast.presets.images import posed_images
 from hcnn_fast.presets.result import PresetResult
 
@@ -112,13 +112,12 @@ def _climbed(problem: Problem, begin: int, end: int, size: float) -> Tensor:  # 
     no_class = torch.zeros_like(index)
     runs = Runs(index=index, label=no_class, target=no_class, start=no_class)
     point = problem.uniform_points(runs)
-    forward = as_margin(problem.model.fast, _ALL_CLASSES, no_class, no_class)
+    hill = Hill(problem, runs, _ALL_CLASSES)
     step_size = point.new_full((len(point),), size)
     for _ in range(problem.config.steps):
-        at = slope(forward, point, no_class, "margin", 1.0, problem.backend)
         ops.pgd_step_(
             point,
-            at.gradient,
+            hill.slope(point).gradient,
             problem.image,
             index,
             step_size,
