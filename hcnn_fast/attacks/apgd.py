@@ -13,7 +13,8 @@ from hcnn_fast.attacks.initial_points import initial_points
 from hcnn_fast.attacks.losses import LOSSES, LossName
 from hcnn_fast.attacks.norm_balls import unit_step
 from hcnn_fast.attacks.result import AttackResult
-from hcnn_fast.attacks.runs import Problem, Runs, posed, solve
+from hcnn_fast.attacks.runs import Problem, Runs, posed
+from hcnn_fast.attacks.solve import solve
 from hcnn_fast.config import BackendName, Precision, SearchConfig
 from hcnn_fast.engine.inputs import Classifier
 

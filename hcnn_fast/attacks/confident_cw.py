@@ -11,7 +11,8 @@ from hcnn_fast.attacks.checks import check_count
 from hcnn_fast.attacks.confident import needed_log_odds
 from hcnn_fast.attacks.losses import LOSSES, rise_of
 from hcnn_fast.attacks.result import AttackResult
-from hcnn_fast.attacks.runs import Problem, Runs, posed, solve
+from hcnn_fast.attacks.runs import Problem, Runs, posed
+from hcnn_fast.attacks.solve import solve
 from hcnn_fast.config import BackendName, Precision, SearchConfig
 from hcnn_fast.engine.inputs import Classifier
 from hcnn_fast.engine.slopes import slope

@@ -10,7 +10,8 @@ from torch import Tensor
 from hcnn_fast.attacks.checks import check_choice
 from hcnn_fast.attacks.losses import LOSSES, as_margin
 from hcnn_fast.attacks.result import AttackResult
-from hcnn_fast.attacks.runs import Runs, posed, solve
+from hcnn_fast.attacks.runs import Runs, posed
+from hcnn_fast.attacks.solve import solve
 from hcnn_fast.config import BackendName, Precision, SearchConfig
 from hcnn_fast.engine.ascent import Climb, ascend
 from hcnn_fast.engine.ball import Candidates

@@ -10,7 +10,8 @@ from torch import Tensor
 from hcnn_fast.attacks.checks import check_choice
 from hcnn_fast.attacks.norm_balls import BallNorm, size_of
 from hcnn_fast.attacks.result import AttackResult
-from hcnn_fast.attacks.runs import Runs, posed, solve
+from hcnn_fast.attacks.runs import Runs, posed
+from hcnn_fast.attacks.solve import solve
 from hcnn_fast.config import SearchConfig
 from hcnn_fast.engine.inputs import ROUNDING, Classifier
 

@@ -43,10 +43,10 @@ def hedge(
     sum_k -log F_k(z), kept within |z - x|_inf <= radius and the bounds; the last point counts. The
     sum is C log sum_k e^Z_k - sum_k Z_k, so a step costs one forward and one backward pass.
 
-    Measured by others: no gain. On the WideResNet-28-10 of Carmon et al. 2019 (first 1000 images of
-    CIFAR-10) Croce et al. 2022 find 59.2 % robust accuracy for the classifier alone, 59.6 % under
-    APGD-T through the defence and 59.2 % where those points join the classifier's own; against the
-    classifier's own points alone it seems to reach 65.5 %.
+    Figures of others, not measured here: no gain. On the WideResNet-28-10 of Carmon et al. 2019
+    (first 1000 images of CIFAR-10) Croce et al. 2022 find 59.2 % robust accuracy for the classifier
+    alone, 59.6 % under APGD-T through the defence and 59.2 % where those points join the
+    classifier's own.
 
     Args:
         model: nn.Module or callable giving logits [N, C]; left as it is.
