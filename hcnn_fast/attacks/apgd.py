@@ -7,14 +7,16 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from hcnn_fast.attacks.checks import check_choice
+from hcnn_fast.attacks.hill import Hill
 from hcnn_fast.attacks.initial_points import initial_points
-from hcnn_fast.attacks.losses import LOSSES, LossName, as_margin
-from hcnn_fast.attacks.norm_balls import Region, unit_step
+from hcnn_fast.attacks.losses import LOSSES, LossName
+from hcnn_fast.attacks.norm_balls import unit_step
 from hcnn_fast.attacks.result import AttackResult
-from hcnn_fast.attacks.runs import Problem, Runs, posed, solve
+from hcnn_fast.attacks.runs import Problem, Runs, posed
+from hcnn_fast.attacks.solve import solve
 from hcnn_fast.config import BackendName, Precision, SearchConfig
 from hcnn_fast.engine.inputs import Classifier
-from hcnn_fast.engine.slopes import slope
 
 AutoNorm = Literal["linf", "l2"]
 AutoObjective = Literal["dlr", "margin", "confidence"]
@@ -72,12 +74,8 @@ def apgd_targeted(
         TypeError, ValueError: an argument is not usable; the message names it.
         RuntimeError: the chosen backend cannot run, or memory does not suffice for one run.
     """
-    for name, value, choices in (
-        ("norm", norm, get_args(AutoNorm)),
-        ("objective", objective, get_args(AutoObjective)),
-    ):
-        if value not in choices:
-            raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
+    check_choice("norm", norm, get_args(AutoNorm))
+    check_choice("objective", objective, get_args(AutoObjective))
     config = SearchConfig.mcn(
         radius,
         steps=steps,
@@ -139,14 +137,10 @@ def _climb(
 ) -> Tensor:  # [B, *image]
     """Best point of every run; every decision is per run and stays on the device."""
     config = problem.config
-    image = problem.image[runs.index]  # [B, *image]
-    forward = as_margin(problem.model.fast, LOSSES[loss], runs.label, runs.target)
-    first = torch.zeros_like(runs.label)  # [B] class 0 of that model is what is climbed
-    shape = (-1,) + (1,) * (image.ndim - 1)
-
-    region = Region(image, radius=config.radius, norm=norm, bounds=config.bounds)
+    hill, region = Hill(problem, runs, LOSSES[loss]), problem.region(runs, norm)
+    shape = (-1,) + (1,) * (start.ndim - 1)
     point = region.project_(start)
-    at = slope(forward, point, first, "margin", 1.0, problem.backend)
+    at = hill.slope(point)
     value, gradient = at.value, at.gradient
     best, best_value, best_gradient = point, value, gradient
     previous = point
@@ -164,11 +158,10 @@ def _climb(
         previous, point = point, ahead
         old_value = value
         if step < config.steps:
-            at = slope(forward, point, first, "margin", 1.0, problem.backend)
+            at = hill.slope(point)
             value, gradient = at.value, at.gradient
         else:  # the last point needs no gradient
-            with torch.no_grad():
-                value = forward(point)[:, 0].to(value.dtype)
+            value = hill.height(point)
         rises += value > old_value
         better = value > best_value
         best = torch.where(better.view(shape), point, best)

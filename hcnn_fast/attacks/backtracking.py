@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from hcnn_fast.attacks.black_box import Room, check_number, run_in_blocks
+from hcnn_fast.attacks.black_box import Room, run_in_blocks
 from hcnn_fast.attacks.block import Block, column
+from hcnn_fast.attacks.checks import check_number
 from hcnn_fast.attacks.result import AttackResult
 from hcnn_fast.attacks.target import ObjectiveName
 from hcnn_fast.config import SearchConfig
@@ -17,6 +18,7 @@ from hcnn_fast.engine.inputs import Classifier
 from hcnn_fast.engine.memory import plan_batch_size
 
 SHORTEST = 1e-20  # a step is not halved for ever
+START = 0  # the random stream of first points
 
 Gradient = Callable[[Block, Tensor, int, int], Tensor]  # block, point, attempt, step
 
@@ -67,11 +69,16 @@ def climb(block: Block, attempt: int, point: Tensor, gradient: Gradient, ascent:
         length = torch.where(rises, length, shorter)
 
 
-def first_point(block: Block, attempt: int, stream: int) -> Tensor:  # [n, *image]
-    """Where a start begins: the image itself, then random points of where it may be moved to."""
-    if attempt == 0:
-        return block.images.x
-    return block.uniform_point(attempt=attempt, stream=stream, draw=0)
+def climb_from_starts(block: Block, starts: int, gradient: Gradient, ascent: Ascent) -> None:
+    """Climb from the image itself, then from random points of where it may be moved to."""
+    for attempt in range(starts):
+        block.drop_successes()
+        if not len(block):
+            return
+        point = block.images.x
+        if attempt:
+            point = block.uniform_point(attempt=attempt, stream=START, draw=0)
+        climb(block, attempt, point, gradient, ascent)
 
 
 def climb_by_gradient(
@@ -87,8 +94,7 @@ def climb_by_gradient(
     """Every start of every image, along the true gradient of the objective."""
 
     def attack(block: Block) -> None:
-        for attempt in range(config.starts):
-            climb(block, attempt, first_point(block, attempt, 0), _gradient, ascent)
+        climb_from_starts(block, config.starts, _gradient, ascent)
 
     result = run_in_blocks(
         model,

@@ -10,7 +10,8 @@ from torch import Tensor
 from hcnn_fast import ops
 from hcnn_fast.attacks.losses import LOSSES, rise_of
 from hcnn_fast.attacks.result import AttackResult
-from hcnn_fast.attacks.runs import Problem, Runs, posed, solve
+from hcnn_fast.attacks.runs import Problem, Runs, posed
+from hcnn_fast.attacks.solve import solve
 from hcnn_fast.config import BackendName, Precision, SearchConfig
 from hcnn_fast.engine.ascent import ascend
 from hcnn_fast.engine.ball import Candidates

@@ -7,11 +7,12 @@ import math
 import torch
 from torch import Tensor
 
+from hcnn_fast.attacks.checks import check_count
 from hcnn_fast.attacks.confident import needed_log_odds
 from hcnn_fast.attacks.losses import LOSSES, rise_of
-from hcnn_fast.attacks.norm_balls import Region
 from hcnn_fast.attacks.result import AttackResult
-from hcnn_fast.attacks.runs import Problem, Runs, posed, solve
+from hcnn_fast.attacks.runs import Problem, Runs, posed
+from hcnn_fast.attacks.solve import solve
 from hcnn_fast.config import BackendName, Precision, SearchConfig
 from hcnn_fast.engine.inputs import Classifier
 from hcnn_fast.engine.slopes import slope
@@ -72,10 +73,7 @@ def confident_cw(
         TypeError, ValueError: an argument is not usable; the message names it.
         RuntimeError: the chosen backend cannot run, or memory does not suffice for one run.
     """
-    if isinstance(rounds, bool) or not isinstance(rounds, int):
-        raise TypeError(f"rounds is {rounds!r}, expected an int >= 1")
-    if rounds < 1:
-        raise ValueError(f"rounds is {rounds}, expected an int >= 1")
+    check_count("rounds", rounds)
     config = SearchConfig.ncn(  # checks p as well
         radius,
         confidence,
@@ -112,8 +110,8 @@ def _nearest(
 ) -> tuple[Tensor, int]:  # [B, *image], gradient steps
     """Nearest p-confident or else most confident point of every run; no decision on the host."""
     config = problem.config
-    image = problem.image[runs.index]  # [B, *image]
-    region = Region(image, radius=config.radius, norm="linf", bounds=config.bounds)
+    region = problem.region(runs)
+    image = region.image  # [B, *image]
     shape = (-1,) + (1,) * (image.ndim - 1)
     rate = config.step_sizes()[0]
     point = problem.uniform_points(runs, first=0)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hcnn_fast.attacks.backtracking import Ascent, climb_by_gradient
-from hcnn_fast.attacks.black_box import check_count
+from hcnn_fast.attacks.checks import check_count
 from hcnn_fast.attacks.result import AttackResult
 from hcnn_fast.config import BackendName, SearchConfig
 from hcnn_fast.engine.inputs import Classifier

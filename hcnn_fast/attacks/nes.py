@@ -7,15 +7,16 @@ import math
 import torch
 from torch import Tensor
 
-from hcnn_fast.attacks.backtracking import Ascent, climb, first_point
-from hcnn_fast.attacks.black_box import check_count, check_number, run_in_blocks
+from hcnn_fast.attacks.backtracking import START, Ascent, climb_from_starts
+from hcnn_fast.attacks.black_box import run_in_blocks
 from hcnn_fast.attacks.block import Block, column
+from hcnn_fast.attacks.checks import check_count, check_number
 from hcnn_fast.attacks.result import AttackResult
 from hcnn_fast.attacks.target import Objective
 from hcnn_fast.config import BackendName, SearchConfig
 from hcnn_fast.engine.inputs import Classifier
 
-START, RADIAL, ANGULAR = range(3)  # random streams
+RADIAL, ANGULAR = START + 1, START + 2  # random streams beside that of first points
 
 
 def nes(
@@ -91,11 +92,7 @@ def nes(
         return estimate(block, point, attempt, draws, sigma, config.bounds)
 
     def attack(block: Block) -> None:
-        for attempt in range(starts):
-            block.drop_successes()
-            if not len(block):
-                return
-            climb(block, attempt, first_point(block, attempt, START), gradient, ascent)
+        climb_from_starts(block, starts, gradient, ascent)
 
     return run_in_blocks(
         model, x, y, config, attack, objective=objective, stop_at_success=stop_at_success

@@ -7,9 +7,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from hcnn_fast.attacks.checks import check_choice
 from hcnn_fast.attacks.losses import LOSSES, as_margin
 from hcnn_fast.attacks.result import AttackResult
-from hcnn_fast.attacks.runs import Runs, posed, solve
+from hcnn_fast.attacks.runs import Runs, posed
+from hcnn_fast.attacks.solve import solve
 from hcnn_fast.config import BackendName, Precision, SearchConfig
 from hcnn_fast.engine.ascent import ascend
 from hcnn_fast.engine.ball import Candidates
@@ -65,10 +67,7 @@ def pgd(
         TypeError, ValueError: an argument is not usable; the message names it.
         RuntimeError: the chosen backend cannot run, or memory does not suffice for one candidate.
     """
-    if objective not in get_args(Objective):
-        raise ValueError(
-            f"objective is {objective!r}, expected one of {', '.join(get_args(Objective))}"
-        )
+    check_choice("objective", objective, get_args(Objective))
     config = SearchConfig.mcn(
         radius,
         steps=steps,

@@ -9,19 +9,21 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from hcnn_fast.attacks.checks import check_choice
+from hcnn_fast.attacks.hill import Hill
 from hcnn_fast.attacks.initial_points import (
     Draw,
     Initialisation,
     check_initialisations,
     initial_points,
 )
-from hcnn_fast.attacks.losses import LOSSES, as_margin
-from hcnn_fast.attacks.norm_balls import BallNorm, Region, unit_step
+from hcnn_fast.attacks.losses import LOSSES
+from hcnn_fast.attacks.norm_balls import BallNorm, unit_step
 from hcnn_fast.attacks.result import AttackResult
-from hcnn_fast.attacks.runs import Problem, Runs, posed, solve
+from hcnn_fast.attacks.runs import Problem, Runs, posed
+from hcnn_fast.attacks.solve import solve
 from hcnn_fast.config import BackendName, Precision, SearchConfig
 from hcnn_fast.engine.inputs import Classifier
-from hcnn_fast.engine.slopes import slope
 
 ConfObjective = Literal["cross_entropy", "confidence", "logit", "distal"]
 
@@ -87,13 +89,9 @@ def pgd_conf(
         TypeError, ValueError: an argument is not usable; the message names it.
         RuntimeError: the chosen backend cannot run, or memory does not suffice for one run.
     """
-    for name, value, choices in (
-        ("norm", norm, get_args(BallNorm)),
-        ("objective", objective, get_args(ConfObjective)),
-        ("draw", draw, get_args(Draw)),
-    ):
-        if value not in choices:
-            raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
+    check_choice("norm", norm, get_args(BallNorm))
+    check_choice("objective", objective, get_args(ConfObjective))
+    check_choice("draw", draw, get_args(Draw))
     names = check_initialisations(initialisations, norm)
     if backtracking is not None and not 1.0 < backtracking < math.inf:
         raise ValueError(f"backtracking is {backtracking!r}, expected None or a finite factor > 1")
@@ -138,14 +136,10 @@ def _climb(
 ) -> Tensor:  # [B, *image]
     """Best point of every run; every decision is per run and stays on the device."""
     config = problem.config
-    image = problem.image[runs.index]  # [B, *image]
-    forward = as_margin(problem.model.fast, LOSSES[objective], runs.label, runs.target)
-    first = torch.zeros_like(runs.label)  # [B] class 0 of that model is what is climbed
-    shape = (-1,) + (1,) * (image.ndim - 1)
-
-    region = Region(image, radius=config.radius, norm=norm, bounds=config.bounds)
+    hill, region = Hill(problem, runs, LOSSES[objective]), problem.region(runs, norm)
+    shape = (-1,) + (1,) * (start.ndim - 1)
     point = region.project_(start)
-    at = slope(forward, point, first, "margin", 1.0, problem.backend)
+    at = hill.slope(point)
     value, gradient = at.value, at.gradient
     best, best_value = point.clone(), value
     gradient = gradient.clone()  # written below; the model may have lent its memory
@@ -155,11 +149,10 @@ def _climb(
         average.lerp_(unit_step(gradient, norm), 1.0 - config.momentum)
         region.project_(torch.addcmul(point, size, average, out=moved))
         if step < config.steps:
-            at = slope(forward, moved, first, "margin", 1.0, problem.backend)
+            at = hill.slope(moved)
             there, ahead = at.value, at.gradient
         else:  # the last point needs no gradient
-            with torch.no_grad():
-                there, ahead = forward(moved)[:, 0].to(value.dtype), gradient
+            there, ahead = hill.height(moved), gradient
         if backtracking is None:
             point.copy_(moved)
             value, gradient = there, ahead

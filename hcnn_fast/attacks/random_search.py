@@ -6,8 +6,9 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from hcnn_fast.attacks.black_box import check_count, run_in_blocks
+from hcnn_fast.attacks.black_box import run_in_blocks
 from hcnn_fast.attacks.block import Block
+from hcnn_fast.attacks.checks import check_choice, check_count
 from hcnn_fast.attacks.result import AttackResult
 from hcnn_fast.attacks.target import Objective
 from hcnn_fast.config import BackendName, SearchConfig
@@ -58,10 +59,7 @@ def random_search(
         RuntimeError: the chosen backend cannot run, or memory does not suffice for one image.
     """
     check_count("queries", queries)
-    if sampling not in get_args(Sampling):
-        raise ValueError(
-            f"sampling is {sampling!r}, expected one of {', '.join(get_args(Sampling))}"
-        )
+    check_choice("sampling", sampling, get_args(Sampling))
     config = SearchConfig.mcn(
         radius, seed=seed, bounds=bounds, backend=backend, batch_size=batch_size
     )

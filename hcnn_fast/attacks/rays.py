@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hcnn_fast.attacks.black_box import check_count, check_number, run_in_blocks
+from hcnn_fast.attacks.black_box import run_in_blocks
 from hcnn_fast.attacks.block import Block, Rows, column
+from hcnn_fast.attacks.checks import check_count, check_number
 from hcnn_fast.attacks.result import AttackResult
 from hcnn_fast.attacks.target import Judgement, Target
 from hcnn_fast.config import BackendName, SearchConfig

@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from hcnn_fast.attacks.black_box import check_count, check_number, run_in_blocks
+from hcnn_fast.attacks.black_box import run_in_blocks
 from hcnn_fast.attacks.block import Block, column
+from hcnn_fast.attacks.checks import check_count, check_number
 from hcnn_fast.attacks.result import AttackResult
 from hcnn_fast.attacks.target import Objective
 from hcnn_fast.config import BackendName, SearchConfig

@@ -7,9 +7,11 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from hcnn_fast.attacks.norm_balls import BallNorm, Region, size_of
+from hcnn_fast.attacks.checks import check_choice
+from hcnn_fast.attacks.norm_balls import BallNorm, size_of
 from hcnn_fast.attacks.result import AttackResult
-from hcnn_fast.attacks.runs import Runs, posed, solve
+from hcnn_fast.attacks.runs import Runs, posed
+from hcnn_fast.attacks.solve import solve
 from hcnn_fast.config import SearchConfig
 from hcnn_fast.engine.inputs import ROUNDING, Classifier
 
@@ -48,20 +50,18 @@ def transfer(
             more than rounding; the message names it.
         RuntimeError: memory does not suffice for one point.
     """
-    if norm not in get_args(BallNorm):
-        raise ValueError(f"norm is {norm!r}, expected one of {', '.join(get_args(BallNorm))}")
+    check_choice("norm", norm, get_args(BallNorm))
     config = SearchConfig.mcn(radius, bounds=bounds, batch_size=batch_size)
     attempts = _attempts(points, x)  # [N, A, *image]
     with posed(model, x, y, config, "confidence") as problem:
 
         def placed(runs: Runs) -> tuple[Tensor, int]:
-            image = problem.image[runs.index]  # [B, *image]
             point = attempts[runs.index, runs.start]  # [B, *image]
-            region = Region(image, radius=radius, norm=norm, bounds=config.bounds)
+            region = problem.region(runs, norm)
             near = region.project_(point.clone())
             gap = float((near - point).abs().max())
             if gap > ROUNDING:
-                furthest = float(size_of(point - image, norm).max())
+                furthest = float(size_of(point - region.image, norm).max())
                 raise ValueError(
                     f"points has points up to {furthest:g} from x in {norm}, {gap:g} outside, "
                     f"expected radius {radius:g} and bounds {config.bounds}"

@@ -34,7 +34,8 @@ def cpr(
     model predicts another class there, the image is rejected.
 
     As far as we know measured by its authors alone, with adaptive attacks of their own, on
-    adversarially trained models: the total robust loss on CIFAR-10 falls by at least 7.3 %. Nothing
+    adversarially trained models, and not again here: they state that the total robust loss on
+    CIFAR-10 falls by at least 7.3 %. Nothing
     here makes an accepted answer right: an attack that goes further inside the wrong class than
     `radius` passes.
 

@@ -76,7 +76,7 @@ def test_unusable_unions_are_refused() -> None:
     with pytest.raises(ValueError, match="results is empty, expected one"):
         worst_case([])
     with pytest.raises(TypeError, match=r"results\[1\] is a int, expected an AttackResult"):
-        worst_case([result_of([True], [0.5]), 3])  # type: ignore[list-item]
+        worst_case([result_of([True], [0.5]), 3])  # type: ignore[list-item]  # no result: refused
     with pytest.raises(ValueError, match=r"results\[1\] has points \(2, 2, 2\), expected \(1, 2"):
         worst_case([result_of([True], [0.5]), result_of([True, True], [0.5, 0.5])])
 
@@ -169,4 +169,11 @@ def test_unusable_points_are_refused(points: Any, error: type[Exception], messag
         transfer(model, images(4), torch.arange(4), points, radius=0.1)
     assert model.calls == 0
     with pytest.raises(ValueError, match="norm is 'l3', expected one of"):
-        transfer(model, images(4), torch.arange(4), images(4), radius=0.1, norm="l3")  # type: ignore[arg-type]
+        transfer(
+            model,
+            images(4),
+            torch.arange(4),
+            images(4),
+            radius=0.1,
+            norm="l3",  # type: ignore[arg-type]  # no norm: that is refused
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import published_presets as published
 import pytest
 import torch
@@ -16,11 +18,13 @@ every_bounds = pytest.mark.parametrize("bounds", [(0.0, 1.0), (-1.0, 2.0), (0.3,
 COUNT = 24
 
 
-def case(make: object, bounds: tuple[float, float] = (0.0, 1.0)) -> tuple[nn.Module, Tensor]:
+def case(
+    make: Callable[..., nn.Module], bounds: tuple[float, float] = (0.0, 1.0)
+) -> tuple[nn.Module, Tensor]:
     low, high = bounds
     x = low + (high - low) * images(COUNT, dtype=torch.float64)
     x[0], x[1] = low, high
-    return make(dtype=torch.float64), x  # type: ignore[operator]
+    return make(dtype=torch.float64), x
 
 
 def close(got: Tensor, expected: Tensor) -> None:
@@ -29,7 +33,9 @@ def close(got: Tensor, expected: Tensor) -> None:
 
 @every_model
 @pytest.mark.parametrize(("size", "steps"), [(0.15, 2), (0.02, 5)])
-def test_anti_adversary_takes_the_published_steps(make: object, size: float, steps: int) -> None:
+def test_anti_adversary_takes_the_published_steps(
+    make: Callable[..., nn.Module], size: float, steps: int
+) -> None:
     model, x = case(make)
     config = hf.presets.anti_adversary(size, steps, bounds=(-1.0, 2.0))
     found = hf.search(model, x, config)
@@ -56,7 +62,7 @@ def test_anti_adversary_takes_the_published_steps(make: object, size: float, ste
 @every_bounds
 @pytest.mark.parametrize(("steps", "size"), [(1, None), (4, None), (20, 0.03)])
 def test_hedge_takes_the_published_steps(
-    make: object, bounds: tuple[float, float], steps: int, size: float | None
+    make: Callable[..., nn.Module], bounds: tuple[float, float], steps: int, size: float | None
 ) -> None:
     model, x = case(make, bounds)
     radius = 0.1
@@ -100,7 +106,7 @@ def test_hedge_starts_anywhere_in_ball_and_bounds() -> None:
 @every_bounds
 @pytest.mark.parametrize("radius", [0.01, 0.2])
 def test_pnml_normalises_what_the_published_step_reaches(
-    make: object, bounds: tuple[float, float], radius: float
+    make: Callable[..., nn.Module], bounds: tuple[float, float], radius: float
 ) -> None:
     model, x = case(make, bounds)
     found = hf.presets.pnml(model, x, radius=radius, bounds=bounds)
@@ -151,7 +157,7 @@ class Waves(nn.Module):
 @every_bounds
 @pytest.mark.parametrize(("steps", "size"), [(10, None), (5, 0.05)])
 def test_cpr_accepts_what_the_published_attack_leaves(
-    make: object, bounds: tuple[float, float], steps: int, size: float | None
+    make: Callable[..., nn.Module], bounds: tuple[float, float], steps: int, size: float | None
 ) -> None:
     model, x = case(make, bounds)
     radius = 0.1
