@@ -72,7 +72,7 @@ def test_every_constructor_takes_the_keywords_of_a_run(objective: str) -> None:
 def test_a_config_is_frozen_and_compares_and_hashes_by_value() -> None:
     config = SearchConfig.mcn(0.1)
     with pytest.raises(FrozenInstanceError):
-        config.radius = 0.2  # type: ignore[misc]
+        config.radius = 0.2  # type: ignore[misc]  # what the test is about
     assert config == SearchConfig.mcn(0.1)
     assert hash(config) == hash(SearchConfig.mcn(0.1))
     assert config != SearchConfig.mcn(0.2)
@@ -165,19 +165,19 @@ def test_every_field_has_a_refusal() -> None:
 @pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf, "1", None])
 def test_distance_weight_is_a_finite_number(weight: object) -> None:
     with pytest.raises((ValueError, TypeError), match=r"^distance_weight is .*expected"):
-        SearchConfig.hcnn(0.1, weight)  # type: ignore[arg-type]
+        SearchConfig.hcnn(0.1, weight)  # type: ignore[arg-type]  # what the test is about
 
 
 @pytest.mark.parametrize("confidence", [0.0, 1.0, -0.1, 1.1, math.nan, "0.9", None, True])
 def test_confidence_is_strictly_between_zero_and_one(confidence: object) -> None:
     with pytest.raises((ValueError, TypeError), match=r"^confidence is .*expected .*\(0, 1\)"):
-        SearchConfig.ncn(0.1, confidence)  # type: ignore[arg-type]
+        SearchConfig.ncn(0.1, confidence)  # type: ignore[arg-type]  # what the test is about
 
 
 @pytest.mark.parametrize("order", [-0.1, -math.inf, math.nan, "2", None, True])
 def test_order_is_a_number_not_below_zero(order: object) -> None:
     with pytest.raises((ValueError, TypeError), match=r"^order is .*expected a number >= 0"):
-        SearchConfig.entropy(0.1, order)  # type: ignore[arg-type]
+        SearchConfig.entropy(0.1, order)  # type: ignore[arg-type]  # what the test is about
 
 
 @pytest.mark.parametrize(
@@ -299,4 +299,4 @@ def test_step_sizes_by_hand() -> None:
 def test_search_takes_a_config_and_nothing_else() -> None:
     assert hf.SearchConfig is SearchConfig
     with pytest.raises(TypeError, match="config is a float, expected a SearchConfig"):
-        hf.search(lambda z: z, None, 0.1)  # type: ignore[arg-type]
+        hf.search(lambda z: z, None, 0.1)  # type: ignore[arg-type]  # what the test is about

@@ -6,7 +6,6 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from hcnn_fast.cli.demo_measurement import Condition, ModelMeasurement, Predictions
-from hcnn_fast.evaluation import Proportion
 
 CLASSIFIERS = {"base": "base", "defended": "MCN"}
 NOTES = (
@@ -52,7 +51,7 @@ def accuracy_table(measurement: ModelMeasurement, *, wide: bool = True) -> Table
             table.add_row(
                 condition.name if key == "base" else "",
                 name,
-                proportion_text(predictions.accuracy(measurement.targets)),
+                str(predictions.accuracy(measurement.targets)),
                 f"{int((right & accepted).sum())}/{total}",
                 f"{int((~right & accepted).sum())}/{total}",
                 f"{int((~accepted).sum())}/{total}",
@@ -75,20 +74,12 @@ def rejection_table(measurement: ModelMeasurement) -> Table:
             table.add_row(
                 condition.name if key == "base" else "",
                 name,
-                proportion_text(metrics.awpr_original),
-                proportion_text(metrics.awpr_with_rejection),
-                proportion_text(metrics.recall),
+                str(metrics.awpr_original),
+                str(metrics.awpr_with_rejection),
+                str(metrics.recall),
                 end_section=key == "defended",
             )
     return table
-
-
-def proportion_text(rate: Proportion) -> str:
-    """Count, total, percentage and interval, such as 3/4 75.0% [19.4-99.4%]."""
-    if rate.total == 0:
-        return "0/0"
-    low, high = rate.interval
-    return f"{rate.count}/{rate.total} {rate.value:.1%} [{low:.1%}-{high:.1%}]".replace("%-", "-")
 
 
 def _attacked(measurement: ModelMeasurement) -> list[Condition]:

@@ -13,7 +13,6 @@ from rich.text import Text
 
 from hcnn_fast import data, models
 from hcnn_fast.backends import build_info
-from hcnn_fast.cli.demo_tables import proportion_text
 from hcnn_fast.cli.failures import one_line
 from hcnn_fast.evaluation import Proportion
 from hcnn_fast.models.registry import TRAINED
@@ -93,5 +92,5 @@ def _card_lines(card: dict[str, Any]) -> dict[str, str]:
         if test is not None:
             attack = "" if key == "clean" else f" at radius {test['radius']:g}"
             rate = Proportion(test[key]["count"], test[key]["total"])
-            lines[f"test accuracy, {name}{attack}"] = proportion_text(rate)
+            lines[f"test accuracy, {name}{attack}"] = str(rate)
     return lines

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hcnn_fast.atomic_files import write_atomically
 from hcnn_fast.evaluation.answers import ANSWER_COLUMNS, Answers
 from hcnn_fast.evaluation.table import NUMBER_COLUMNS, TEXT_COLUMNS, AttemptTable
 
@@ -36,9 +37,6 @@ def write_attempts(path: Path, table: AttemptTable) -> None:
         ImportError: pyarrow is not installed; says how to get it.
         OSError: the folder cannot be written to or is full.
     """
-    # Here, since training imports evaluation for its model cards.
-    from hcnn_fast.training.checkpoint import write_atomically
-
     pyarrow = _pyarrow()
     columns = {name: pyarrow.array(getattr(table, name).numpy()) for name in NUMBER_COLUMNS}
     for name in TEXT_COLUMNS:

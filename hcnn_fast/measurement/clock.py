@@ -68,12 +68,13 @@ class ModelClock:
                 self._spans.append((begin.pop(), self._now()))
                 self.backwards += len(gradient)
 
-        logits.register_hook(enter)  # type: ignore[no-untyped-call]
-        z.register_hook(leave)  # type: ignore[no-untyped-call]
+        logits.register_hook(enter)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        z.register_hook(leave)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     def _now(self) -> Any:
         if not self._cuda:
             return time.perf_counter()
+        # torch leaves it untyped
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event

@@ -74,11 +74,11 @@ def model_work(
     )
 
 
-class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """Adds up the sizes of the tensors that operations read and write."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.bytes = 0
 
     def __torch_dispatch__(

@@ -3,39 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from hcnn_fast.atomic_files import write_atomically
+
 FORMAT = 1
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file under a temporary name beside `path`, flush it to disk, then rename it.
-
-    Whoever opens `path` finds the old content or the new, whatever interrupts the writing.
-
-    Args:
-        path: file to be replaced or made; its folder must exist.
-        write: writes the content to the open file it is given.
-
-    Raises:
-        OSError: the folder cannot be written to or is full.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save_checkpoint(

@@ -17,7 +17,7 @@ from hcnn_fast import data, models
 from hcnn_fast.cli import demo_run
 from hcnn_fast.cli.demo_figures import FEWEST_ROWS, choose_examples
 from hcnn_fast.cli.demo_measurement import Condition, ModelMeasurement, Predictions
-from hcnn_fast.cli.demo_tables import NOTES, proportion_text
+from hcnn_fast.cli.demo_tables import NOTES
 from hcnn_fast.evaluation import Proportion, calibrated_threshold
 from hcnn_fast.models.registry import TRAINED
 
@@ -174,8 +174,3 @@ def test_means_of_no_predictions_are_null() -> None:
     assert summary["mean_confidence_where_right"] == 0.75
     assert summary["images_per_second"] == 2.0
     assert not math.isnan(summary["mean_confidence"])
-
-
-def test_rates_are_written_with_denominator_and_interval() -> None:
-    assert proportion_text(Proportion(3, 4)) == "3/4 75.0% [19.4-99.4%]"
-    assert proportion_text(Proportion(0, 0)) == "0/0"

@@ -130,7 +130,7 @@ def test_an_example_needs_one_clean_row() -> None:
     with pytest.raises(ValueError, match=f"example {example} has 0 clean rows, expected 1"):
         worst_case_outcomes(headless, "base")
     with pytest.raises(ValueError, match="classifier is 'both'"):
-        worst_case_outcomes(table, "both")  # type: ignore[arg-type]
+        worst_case_outcomes(table, "both")  # type: ignore[arg-type]  # what the test is about
 
 
 def test_taking_examples_keeps_their_columns_together() -> None:

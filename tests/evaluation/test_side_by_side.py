@@ -108,7 +108,7 @@ def test_a_published_rate_has_the_interval_of_its_denominator() -> None:
     assert (high - low) / 2 == pytest.approx(0.019, abs=1e-3)  # spec A.8: +-1.9 points
     assert LABEL_SMOOTHING.proportion is None
     with pytest.raises(ValueError, match="tag is 'M', expected one of S, P, R, A"):
-        Published(Fraction(1), "1", "memory", "M")  # type: ignore[arg-type]
+        Published(Fraction(1), "1", "memory", "M")  # type: ignore[arg-type]  # what the test is about
 
 
 def test_every_published_row_is_there_without_measurements() -> None:
@@ -119,7 +119,7 @@ def test_every_published_row_is_there_without_measurements() -> None:
         (ccat_attack_rows, CCAT_ATTACK_STRENGTH),
         (ccat_distal_rows, CCAT_DISTAL),
     ):
-        rows = make({}, differs="")  # type: ignore[operator]
+        rows = make({}, differs="")  # type: ignore[operator]  # of five signatures
         assert len(rows) == sum(len(quantities) for quantities in published.values())
         assert all(row.ours is None and row.published is not None for row in rows)
         assert "not measured; source: " in str(rows[0])
@@ -166,10 +166,8 @@ def test_recovery_stands_beside_table_4() -> None:
 
 
 def test_robustness_has_base_beside_defended_and_the_bound() -> None:
-    base, defended = (
-        robust_error(worst_case_outcomes(random_table(0), name), 0.5)  # type: ignore[arg-type]
-        for name in ("base", "defended")
-    )
+    base = robust_error(worst_case_outcomes(random_table(0), "base"), 0.5)
+    defended = robust_error(worst_case_outcomes(random_table(0), "defended"), 0.5)
     bound = HalfRadiusBound(Proportion(5, 12), 0.9, 0.01, "attack")
     rows = robustness_rows(
         {"union": (base, defended)},

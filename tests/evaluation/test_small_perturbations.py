@@ -74,7 +74,7 @@ def test_bad_arguments_are_refused_by_name() -> None:
         ({"threshold": 0.5, "radius": 0.05}, "have no attempt"),
     ):
         with pytest.raises(ValueError, match=message):
-            stratified_rejection(table, "base", **arguments)  # type: ignore[arg-type]
+            stratified_rejection(table, "base", **arguments)  # type: ignore[arg-type]  # float or list by name
     norms = tuple("l2" if name == "attack 1" else "linf" for name in table.attack)
     mixed = AttemptTable(**(vars(table) | {"norm": norms}))
     with pytest.raises(ValueError, match="table has the norms l2, linf, expected one"):

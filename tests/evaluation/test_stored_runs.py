@@ -47,7 +47,7 @@ def test_metrics_of_a_stored_run_equal_the_closed_forms(tmp_path: Path) -> None:
             base=Answers.from_logits(linear(points), y),
             defended=Answers.from_logits(found.logits, y),
             label_rank=label_ranks(found.label_confidence, found.label_prediction, y),
-            **columns,  # type: ignore[arg-type]
+            **columns,  # type: ignore[arg-type]  # of_attempt checks them
         )
 
     parts = [attempt(x)]

@@ -58,7 +58,7 @@ def test_shortcut_at_stride_1_only_pads() -> None:
 
 def test_strided_convolution_pads_below_and_right_like_the_original() -> None:
     unit = ResidualUnit(1, 2, stride=2)
-    unit.first_norm = unit.second_norm = nn.Identity()  # type: ignore[assignment]
+    unit.first_norm = unit.second_norm = nn.Identity()  # type: ignore[assignment]  # any module does
     image = torch.arange(1.0, 17.0).view(1, 1, 4, 4)
     with torch.no_grad():
         unit.first.weight.zero_()[0, 0, 0, 0] = 1.0  # takes the upper left entry of its window
@@ -70,7 +70,7 @@ def test_strided_convolution_pads_below_and_right_like_the_original() -> None:
 def test_first_unit_of_the_net_activates_before_both_branches() -> None:
     shared, own = ResidualUnit(2, 2, shared_activation=True), ResidualUnit(2, 2)
     for unit in (shared.eval(), own.eval()):
-        unit.first_norm = nn.Identity()  # type: ignore[assignment]
+        unit.first_norm = nn.Identity()  # type: ignore[assignment]  # any module does
         nn.init.zeros_(unit.second.weight)
     features = torch.tensor([-1.0, 2.0]).view(1, 2, 1, 1)
     assert own(features).flatten().tolist() == [-1.0, 2.0]

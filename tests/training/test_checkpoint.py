@@ -9,14 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import IO
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from hcnn_fast.training import load_checkpoint, save_checkpoint, save_weights
-from hcnn_fast.training.checkpoint import checkpoint_epoch, write_atomically
+from hcnn_fast.training.checkpoint import checkpoint_epoch
 
 IDENTITY = {"data": "fashion-mnist/train", "radius": 0.1, "epochs": 5, "patience": None}
 STATE = {"epoch": 3, "model": {"weight": torch.arange(6.0).view(2, 3)}}
@@ -66,21 +65,6 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
     torch.save({"format": 99, "identity": {}, "state": {}}, path)
     with pytest.raises(ValueError, match="format 99, expected 1"):
         load_checkpoint(path, IDENTITY)
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint.pt"
-    save_checkpoint(path, IDENTITY, STATE)
-    before = path.read_bytes()
-
-    def fail(file: IO[bytes]) -> None:
-        file.write(b"half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(path, fail)
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
 
 
 WRITER = """
