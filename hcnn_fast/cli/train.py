@@ -50,7 +50,7 @@ def train(
     model: Annotated[
         str,
         typer.Option(
-            help="small-cnn, resnet18, wide-resnet-32-10, or module:factory.",
+            help="small-cnn, compact-resnet, resnet18, wide-resnet-32-10, or module:factory.",
             rich_help_panel=DATA,
         ),
     ] = "small-cnn",

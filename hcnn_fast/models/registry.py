@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hcnn_fast.models.resnet import ResNet18
+from hcnn_fast.models.resnet import CompactResNet, ResNet18
 from hcnn_fast.models.small_cnn import SmallCNN
 from hcnn_fast.models.wide_resnet import WideResNet
 
@@ -24,6 +24,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 ARCHITECTURES: Mapping[str, Callable[[], nn.Module]] = {
     "small-cnn": SmallCNN,
+    "compact-resnet": CompactResNet,
     "resnet18": ResNet18,
     "wide-resnet-32-10": WideResNet,
 }
@@ -39,8 +40,9 @@ def build(name: str) -> nn.Module:
     """A model with fresh weights, in train mode, on the CPU.
 
     Args:
-        name: an architecture ("small-cnn", "resnet18", "wide-resnet-32-10"), or "module:factory"
-            for a callable without arguments in a module on the path or in the working directory.
+        name: an architecture ("small-cnn", "compact-resnet", "resnet18", "wide-resnet-32-10"), or
+            "module:factory" for a callable without arguments in a module on the path or in the
+            working directory.
 
     Raises:
         TypeError: the factory did not return an nn.Module.

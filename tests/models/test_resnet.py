@@ -1,11 +1,11 @@
-"""ResNet-18 at 32x32."""
+"""Residual networks at 32x32."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from hcnn_fast.models import ResNet18
+from hcnn_fast.models import CompactResNet, ResNet18
 
 
 def test_resnet18_at_width_64_has_11173962_parameters_and_logits_per_class() -> None:
@@ -42,3 +42,16 @@ def test_input_is_normalised_inside_and_its_constants_are_no_weights() -> None:
 def test_grey_images_are_refused_instead_of_repeated_to_three_channels() -> None:
     with pytest.raises(ValueError, match=r"images has shape \[2, 1, 28, 28\], expected \[N, 3"):
         ResNet18(width=4)(torch.zeros(2, 1, 28, 28))
+
+
+def test_compact_resnet_has_691834_parameters_and_works_at_16_8_and_4() -> None:
+    with torch.device("meta"):
+        model = CompactResNet()
+    assert sum(p.numel() for p in model.parameters()) == 691_834
+    features = torch.relu(model.stem(torch.empty(2, 3, 32, 32, device="meta")))
+    shapes = []
+    for stage in model.stages:
+        features = stage(features)
+        shapes.append(tuple(features.shape[1:]))
+    assert shapes == [(48, 16, 16), (96, 8, 8), (192, 4, 4)]
+    assert model(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, 10)
