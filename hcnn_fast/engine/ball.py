@@ -38,16 +38,11 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.index)
 
-    def part(self, begin: int, end: int) -> Candidates:
-        """Candidates begin to end, sharing memory."""
-        rows = slice(begin, end)
-        return Candidates(index=self.index[rows], label=self.label[rows], point=self.point[rows])
-
     def at(self, point: Tensor) -> Candidates:  # [B, *image]
         """The same candidates at other points."""
         return Candidates(index=self.index, label=self.label, point=point)
 
-    def rows(self, which: Tensor) -> Candidates:  # [b] int64
+    def rows(self, which: slice | Tensor) -> Candidates:  # or [b] int64
         """Some of the candidates."""
         return Candidates(index=self.index[which], label=self.label[which], point=self.point[which])
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from hcnn_fast.config import Norm
@@ -74,6 +76,20 @@ class Ascent:
     steps: Tensor
     forwards: int
     backwards: int
+
+    @staticmethod
+    def cat(parts: Sequence[Ascent]) -> Ascent:
+        """The runs of several batches, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        return Ascent(
+            point=torch.cat([part.point for part in parts]),
+            value=torch.cat([part.value for part in parts]),
+            logits=torch.cat([part.logits for part in parts]),
+            steps=torch.cat([part.steps for part in parts]),
+            forwards=sum(part.forwards for part in parts),
+            backwards=sum(part.backwards for part in parts),
+        )
 
     def then(self, second: Ascent) -> Ascent:
         """What a second run from these points found, with the effort of both."""

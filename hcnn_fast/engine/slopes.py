@@ -27,7 +27,7 @@ class Slope:
     gradient: Tensor
     logits: Tensor
 
-    def rows(self, which: Tensor) -> Slope:  # [b] int64
+    def rows(self, which: slice | Tensor) -> Slope:  # or [b] int64
         """The slope at some of the points."""
         return Slope(self.value[which], self.gradient[which], self.logits[which])
 

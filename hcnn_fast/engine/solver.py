@@ -15,9 +15,8 @@ from hcnn_fast.engine.climber import Climber
 from hcnn_fast.engine.headroom import SAFETY
 from hcnn_fast.engine.inputs import check_finite
 from hcnn_fast.engine.look import Look, Looker, Prospects
-from hcnn_fast.engine.memory import in_batches
 from hcnn_fast.engine.model import PreparedModel
-from hcnn_fast.engine.slopes import Slope, objective
+from hcnn_fast.engine.slopes import objective
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Solver:
         model: gives the logits.
         config: the problem.
         backend: a backend name that `backends.resolve` returned.
-        batch: candidates that pass the model at once; shrinks when memory fails.
+        batch: candidates that pass the model at once.
 
     Attributes:
         forwards, backwards: passes of single images through the model so far.
@@ -78,9 +77,8 @@ class Solver:
         self.model = model
         self.config = config
         self.backend = backend
-        self.batch = batch
         self.forwards = self.backwards = 0
-        self.climber = Climber(model, config)
+        self.climber = Climber(model, config, batch)
         self.looker = Looker(model, config, self.climber.first, backend)
 
     def solve(
@@ -92,10 +90,10 @@ class Solver:
         ball = Ball(image=x, radius=config.radius, bounds=config.bounds, backend=self.backend)
         prospects: Prospects | None = None
         if config.tolerance > 0.0 and config.objective != "entropy":
-            look, prospects = self.looker.at_likely_winners(x, self.batch)
+            look, prospects = self.looker.at_likely_winners(x, self.climber.batch)
         else:
-            look = self.looker.at_all_labels(x, self.batch)
-        self.batch = look.batch
+            look = self.looker.at_all_labels(x, self.climber.batch)
+        self.climber.batch = look.batch
         self.forwards += look.forwards
         self.backwards += look.backwards
         block = self._block(look, ball)
@@ -195,9 +193,13 @@ class Solver:
     ) -> None:
         """Run these candidates and keep what is not worse than the image itself."""
         starts = self.config.starts
-
-        def run(which: Tensor, first: Slope | None) -> None:
+        slope_of = block.look.row.flatten()[rows // starts].where(rows % starts == 0, -1)
+        for known in (True, False):
+            which = rows[(slope_of >= 0) == known]
+            if not len(which):
+                continue
             candidates = block.candidates.rows(which)
+            first = block.look.slope.rows(slope_of[slope_of >= 0]) if known else None
             passed = None if floor is None else floor[which]
             found = self.climber.climb(candidates, block.ball, first, passed)
             away = None
@@ -213,19 +215,6 @@ class Solver:
             block.steps[which] = found.steps
             self.forwards += found.forwards
             self.backwards += found.backwards
-
-        slope_of = block.look.row.flatten()[rows // starts].where(rows % starts == 0, -1)
-        for known in (True, False):
-            group = rows[(slope_of >= 0) == known]
-            first = slope_of[slope_of >= 0] if known else None
-
-            def run_part(
-                begin: int, end: int, group: Tensor = group, first: Tensor | None = first
-            ) -> None:
-                at = None if first is None else block.look.slope.rows(first[begin:end])
-                run(group[begin:end], at)
-
-            self.batch = in_batches(len(group), self.batch, run_part)
 
     def _value(
         self,
