@@ -157,8 +157,9 @@ class ValueHill:
         centre, radius = point.repeat_interleave(len(z) // len(point), 0), self._config.radius
         held = ((z >= high) & (centre + radius > high)) | ((z <= low) & (centre - radius < low))
         shape = (len(point), -1, *point.shape[1:])
-        followed = full.masked_fill(held, 0.0).view(shape).mean(1)
-        return torch.where(followed == 0.0, BESIDE * full.view(shape).mean(1), followed)
+        followed = full.masked_fill(held, 0.0).view(shape).sum(1)
+        gradient = torch.where(followed == 0.0, BESIDE * full.view(shape).sum(1), followed)
+        return gradient / self._seeds
 
     def _peaks(
         self,
