@@ -32,7 +32,7 @@ def test_the_search_is_led_to_what_lies_beyond_the_attack() -> None:
     own = 2.0 - torch.logaddexp(torch.ones(()), 8.0 - 100.0 * (near + REACH))  # logit v_y there
     wrong = 8.0 - 100.0 * (near - REACH).clamp_min(0.0) - np.logaddexp(2.0, 1.0)  # logit v_w
     static = pgd(beacon, x, y, radius=RADIUS, objective="margin", starts=5)
-    assert torch.equal(static.success, base_falls)
+    assert not bool((static.success & ~base_falls).any())
     result = long_range(defense, x, y, radius=RADIUS)
     assert torch.equal(result.success, wrong > own)
     assert int((result.success & ~base_falls).sum()) >= 5
@@ -43,14 +43,12 @@ def test_the_search_is_led_to_what_lies_beyond_the_attack() -> None:
 def test_the_submitted_point_has_the_far_one_in_the_reach_of_the_search() -> None:
     x = torch.tensor([[0.41, 0.57], [0.6, 0.5]], dtype=torch.float64)
     defense = hf.Defense(beacon, hf.SearchConfig.mcn(REACH, steps=20))
-    result = long_range(
-        defense, x, torch.zeros(2).long(), radius=RADIUS, steps=300, starts=1, targets=1
-    )
+    result = long_range(defense, x, torch.zeros(2).long(), radius=RADIUS, steps=300, starts=1)
     # the far point is the beacon, to the length of the last steps
     expected = x + (0.5 - x).clamp(-RADIUS, RADIUS)
     torch.testing.assert_close(result.point, expected, rtol=0, atol=2e-3)
-    assert result.gradient_steps == 2 * 300
-    assert result.queries == 2
+    assert result.gradient_steps == 2 * 2 * 300  # images, wrong labels, steps
+    assert result.queries == 2 * 2
 
 
 def test_success_is_the_verdict_of_the_defence() -> None:
