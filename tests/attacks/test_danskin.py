@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
-from tiny_classifiers import Counting, convolutional, images, linear
+from tiny_classifiers import Counting, convolutional, images, linear, telling_apart
 from torch import Tensor, nn
 
 import hcnn_fast as hf
@@ -136,11 +136,8 @@ def test_saturated_confidence_leaves_a_slope() -> None:
 
 def case(threshold: float | None = None) -> tuple[hf.Defense, Tensor, Tensor]:
     """A defence of a model that tells the images apart, the images, and what it answers."""
-    model, x = convolutional(), images(16)
-    with torch.no_grad():
-        model[5].weight *= 8.0
-        model[5].bias -= model(x).mean(0)
-    defense = hf.Defense(model, hf.SearchConfig.mcn(0.05, steps=10), threshold)
+    x = images(16)
+    defense = hf.Defense(telling_apart(x), hf.SearchConfig.mcn(0.05, steps=10), threshold)
     return defense, x, defense.predict(x).search.prediction
 
 
@@ -204,6 +201,16 @@ def test_aiming_at_rejection_lowers_the_confidence_to_the_closed_form() -> None:
         result.confidence[sure].double(), torch.sigmoid(least)[sure], rtol=0, atol=1e-5
     )
     assert bool((result.confidence <= defense.predict(x).confidence).all())
+
+
+def test_of_rejections_the_least_confident_is_kept() -> None:
+    """It is one at every threshold where any is."""
+    defense, x, y = case(0.6)
+    settings: dict[str, Any] = {"radius": 0.05, "goal": "rejection", "steps": 3, "inner_steps": 2}
+    one, three = (danskin_pgd(defense, x, y, starts=s, **settings) for s in (1, 3))
+    assert bool(one.success.all())
+    assert bool((three.confidence <= one.confidence).all())
+    assert bool((three.confidence < one.confidence).any())
 
 
 @pytest.mark.parametrize(

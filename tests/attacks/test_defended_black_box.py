@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tiny_classifiers import convolutional, images
+from tiny_classifiers import images, telling_apart
 from torch import Tensor
 
 import hcnn_fast as hf
@@ -29,11 +29,8 @@ RADIUS = 0.04
 
 def case(threshold: float | None = None) -> tuple[hf.Defense, Tensor, Tensor]:
     """A defence, images of which some can be lost, and its answers."""
-    model, x = convolutional(), images(12)
-    with torch.no_grad():
-        model[5].weight *= 8.0
-        model[5].bias -= model(x).mean(0)
-    defense = hf.Defense(model, hf.SearchConfig.mcn(0.02, steps=4), threshold)
+    x = images(12)
+    defense = hf.Defense(telling_apart(x), hf.SearchConfig.mcn(0.02, steps=4), threshold)
     return defense, x, defense.predict(x).search.prediction
 
 
@@ -93,8 +90,11 @@ def test_square_climbs_the_margin_of_values() -> None:
 
 def test_the_value_of_hcnn_weighs_the_distance() -> None:
     base, x, y = case()
-    config = hf.SearchConfig.hcnn(0.02, 2.0, "l2", steps=10)
+    config = hf.SearchConfig.hcnn(0.02, 0.2, "l2", steps=10)
     defense = hf.Defense(base.model, config)
+    plain = hf.Defense(base.model, hf.SearchConfig.mcn(0.02, steps=10))
+    assert bool((value_margin(defense)(x, y) != value_margin(plain)(x, y)).all())
+    assert bool((hf.search(base.model, x, config).point != x).flatten(1).any(1).all())
     found = hf.search(defense.model, x, config).label_value.double()
     height = found.logit()
     own = height.gather(1, y[:, None])[:, 0]
