@@ -56,6 +56,15 @@ def convolutional(
     return network.to(dtype).eval()
 
 
+def telling_apart(x: Tensor) -> nn.Module:
+    """The convolutional classifier with logits of mean 0 over these images: all classes occur."""
+    model = convolutional(dtype=x.dtype)
+    with torch.no_grad():
+        model[5].weight *= 8.0
+        model[5].bias -= model(x).mean(0)
+    return model
+
+
 class Counting:
     """A callable that counts its calls and the images in them."""
 

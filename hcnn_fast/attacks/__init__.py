@@ -3,8 +3,11 @@
 from hcnn_fast.attacks.apgd import apgd_targeted
 from hcnn_fast.attacks.confident import confident_pgd, strengthened_pgd
 from hcnn_fast.attacks.confident_cw import confident_cw
+from hcnn_fast.attacks.danskin import danskin_pgd
+from hcnn_fast.attacks.defended import value_margin
 from hcnn_fast.attacks.distal import distal, uniform_noise
 from hcnn_fast.attacks.frames import frames
+from hcnn_fast.attacks.long_range import long_range
 from hcnn_fast.attacks.nes import nes
 from hcnn_fast.attacks.pgd import pgd
 from hcnn_fast.attacks.pgd_conf import pgd_conf
@@ -21,8 +24,10 @@ __all__ = [
     "apgd_targeted",
     "confident_cw",
     "confident_pgd",
+    "danskin_pgd",
     "distal",
     "frames",
+    "long_range",
     "nes",
     "pgd",
     "pgd_conf",
@@ -32,5 +37,6 @@ __all__ = [
     "strengthened_pgd",
     "transfer",
     "uniform_noise",
+    "value_margin",
     "worst_case",
 ]

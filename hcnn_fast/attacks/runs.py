@@ -100,6 +100,23 @@ class Problem:
             bounds=self.config.bounds,
         )
 
+    def every_run(
+        self,
+        targets: Tensor,  # [N, L]
+        starts: int,
+        part: slice,
+    ) -> Runs:
+        """Every run of some images: `starts` for each of their targets."""
+        images = torch.arange(len(self.image), device=self.image.device)[part]
+        count = targets.shape[1] * starts
+        start = torch.arange(starts, device=images.device)
+        return Runs(
+            index=images.repeat_interleave(count),
+            label=self.label[part].repeat_interleave(count),
+            target=targets[part].repeat_interleave(starts, dim=1).flatten(),
+            start=start.repeat(len(images) * targets.shape[1]),
+        )
+
     def uniform_points(self, runs: Runs, *, first: int = 1) -> Tensor:  # [B, *image]
         """Points uniform in l_inf ball and bounds; start `first` - 1 would be the image itself."""
         return ops.random_starts(

@@ -58,7 +58,7 @@ def solve(
     for low in range(0, max(len(image), 1), held):  # no image: one empty part
         part = slice(low, min(low + held, len(image)))
         scored, steps, batch = _scored(
-            problem, _runs(problem, targets, starts, part), climb, loss, least, batch
+            problem, problem.every_run(targets, starts, part), climb, loss, least, batch
         )
         attempt = _chosen(scored, count, choice)  # [n]
         kept.append(scored.rows(attempt + count * torch.arange(len(attempt), device=image.device)))
@@ -124,24 +124,6 @@ def _scored(
     batch = in_batches(len(runs), batch, run)
     found = _Scored(point=point, rise=rise, hit=hit, confidence=confidence, distance=distance)
     return found, spent, batch
-
-
-def _runs(
-    problem: Problem,
-    targets: Tensor,  # [N, L]
-    starts: int,
-    part: slice,
-) -> Runs:
-    """Every run of some images."""
-    images = torch.arange(len(problem.image), device=problem.image.device)[part]
-    count = targets.shape[1] * starts
-    start = torch.arange(starts, device=images.device)
-    return Runs(
-        index=images.repeat_interleave(count),
-        label=problem.label[part].repeat_interleave(count),
-        target=targets[part].repeat_interleave(starts, dim=1).flatten(),
-        start=start.repeat(len(images) * targets.shape[1]),
-    )
 
 
 def _chosen(

@@ -43,13 +43,8 @@ def square(
     queries are spent. Images without height and width are taken as one row of pixels.
 
     No gradient is asked for: a `Defense`, or any other pipeline, is attacked as a whole. The
-    objective is the one under attack, not always the margin of logits. For the margin of the values
-    that a search attains, max_{l != y} v_l - v_y, pass as `objective`
-
-        def value_margin(z, y):
-            v = hf.search(base, z, config).label_value  # [B, C]
-            own = v.gather(1, y[:, None])[:, 0]
-            return v.scatter(1, y[:, None], -torch.inf).amax(1) - own
+    objective is the one under attack, not always the margin of logits: for the margin of the values
+    that the search of a defence attains pass `objective=value_margin(defense)`.
 
     Args:
         model: nn.Module or callable giving logits [N, C]; left as it is, never differentiated.
