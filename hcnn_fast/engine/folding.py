@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,20 +92,18 @@ def _fold(
         raise _NotFolded("the model cannot be copied")
     if not len(image):
         raise _NotFolded("there is no image to try it on")
-    if torch.nn.modules.module._has_any_global_hook():
+    # torch leaves it untyped
+    if torch.nn.modules.module._has_any_global_hook():  # type: ignore[no-untyped-call]
         raise _NotFolded("hooks are registered for all modules")
-    if any(_is_compiled(module) for module in frozen.modules()):
+    if any(hasattr(module, "_orig_mod") for module in frozen.modules()):
         raise _NotFolded("parts of the model are compiled")
-    model = _twin(frozen)
-    if {id(m) for m in model.modules()} & {id(m) for m in original.modules()}:
-        raise _NotFolded("copies of the model share modules with it")
-    pairs, logits = _pairs(frozen, image)
-    if pairs != _pairs(frozen, torch.cat([image, image]))[0]:
+    model, watched = _twin(frozen), _twin(frozen)
+    pairs, logits = _pairs(watched, image)
+    if pairs != _pairs(watched, torch.cat([image, image]))[0]:
         raise _NotFolded("the path through the model depends on the size of the batch")
     for norm, layer in pairs.items():
         _fold_pair(model.get_submodule(layer), model.get_submodule(norm))
-    found = _logits(_twin(model), image) if pairs else logits
-    if not _agree(found, logits):
+    if pairs and not _agree(_logits(_twin(model), image), logits):
         raise _NotFolded("the logits change by more than rounding")
     return model, len(pairs)
 
@@ -115,12 +114,11 @@ def _twin(frozen: nn.Module) -> nn.Module:
 
 
 def _pairs(
-    frozen: nn.Module,
+    model: nn.Module,
     images: Tensor,  # [B, *image]
 ) -> tuple[dict[str, str], Tensor]:  # [B, C]
     """Names of the norms that can be folded, each with its layer's, and the logits."""
-    twin = _twin(frozen)
-    named = dict(twin.named_modules())
+    named = dict(model.named_modules())
     layers = {name: m for name, m in named.items() if type(m) in _LAYERS and _is_plain(m)}
     norms = {
         name: m
@@ -129,7 +127,7 @@ def _pairs(
     }
     recorder = Recorder(layers, norms)
     with recorder:
-        logits = _logits(twin, images, recorder)
+        logits = _logits(model, images, recorder)
     if recorder.dependence is not None:
         raise _NotFolded(f"the forward pass reads values of tensors ({recorder.dependence})")
     return recorder.pairs, logits
@@ -171,10 +169,6 @@ def _is_norm(module: nn.Module) -> bool:
     return kind in _NORMS or frozen
 
 
-def _is_compiled(module: nn.Module) -> bool:
-    return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
-
-
 def _is_plain(module: nn.Module) -> bool:
     """Whether it computes what its class says, in one precision, and nobody looks on."""
     hooked = any(value for name, value in vars(module).items() if name.endswith("_hooks"))
@@ -184,7 +178,7 @@ def _is_plain(module: nn.Module) -> bool:
     return not hooked and not overridden and len(dtypes) == 1 and dtypes <= set(_DTYPES)
 
 
-def _fold_pair(layer: nn.Module, norm: nn.Module) -> None:
+def _fold_pair(layer: Any, norm: Any) -> None:
     """Let the layer multiply and shift as the norm does, and the norm do nothing.
 
     The product is taken in float64 and rounded once.
@@ -198,7 +192,9 @@ def _fold_pair(layer: nn.Module, norm: nn.Module) -> None:
     if norm.bias is not None:
         bias = bias + norm.bias.double()
     if isinstance(layer, _TRANSPOSED):
-        grouped = weight.double().unflatten(0, (layer.groups, -1))  # [groups, I / groups, ...]
+        grouped = weight.double().reshape(
+            layer.groups, -1, *weight.shape[1:]
+        )  # [groups, I / groups, ...]
         gains = gain.view(layer.groups, 1, -1, *[1] * (weight.dim() - 2))
         product = (grouped * gains).flatten(0, 1)
     else:

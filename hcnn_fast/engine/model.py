@@ -50,6 +50,8 @@ def frozen_copy(model: nn.Module) -> nn.Module:
     }
     try:
         frozen = copy.deepcopy(model, memo)
+        if {id(module) for module in model.modules()} & {id(module) for module in frozen.modules()}:
+            raise TypeError("its copies share modules with it")
     except Exception as error:
         if any(module.training for module in model.modules()):
             raise ValueError(

@@ -96,9 +96,7 @@ class Recorder:
         layer = self._layer_of.get(id(tensor))
         return layer if layer is not None and self._outputs[layer]() is tensor else None
 
-    def _watch(
-        self, name: str, module: nn.Module
-    ) -> Iterator[torch.utils.hooks.RemovableHandle]:
+    def _watch(self, name: str, module: nn.Module) -> Iterator[torch.utils.hooks.RemovableHandle]:
         def enter(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
             self._calls[name] += 1
             self._inside.append(name)
@@ -109,11 +107,11 @@ class Recorder:
                 if layer is not None:
                     self._read_by[name] = layer
 
-        def leave(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        def leave(module: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
             self._inside.pop()
             if name not in self._layers:
                 return
-            weight = module.weight
+            weight: Tensor = module.weight
             self._outputs[name] = weakref.ref(output)
             self._layer_of[id(output)] = name
             # Without a batch, or with more dimensions after a linear layer, 1 is no channel.
@@ -144,11 +142,16 @@ class _Functions(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Operations(TorchDispatchMode):
+# torch leaves the constructors of modes untyped
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Every operation on tensors, whoever calls it."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing compiled runs under it, and skipping would import the compiler: 2 s
+
     def __init__(self, recorder: Recorder) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._recorder = recorder
 
     def __torch_dispatch__(
