@@ -17,6 +17,8 @@ from hcnn_fast.cli.inputs import InputOptions, open_input
 from hcnn_fast.cli.progress import progress_bar
 from hcnn_fast.config import SearchConfig
 from hcnn_fast.engine.inputs import as_logits
+from hcnn_fast.engine.model import resolve_precision
+from hcnn_fast.engine.preparation import prepared_model
 from hcnn_fast.measurement import (
     CostFigures,
     Roofs,
@@ -98,12 +100,21 @@ class Row:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """What came of it."""
+    """What came of it.
+
+    Attributes:
+        request: what was asked for.
+        roofs: the rates of the machine.
+        rows: what was measured.
+        scaling: what was measured at other sizes.
+        folding: what the search did with the BatchNorm layers, of each model that has some.
+    """
 
     request: BenchRequest
     roofs: Roofs
     rows: tuple[Row, ...]
     scaling: tuple[ScalingPoint, ...]
+    folding: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values."""
@@ -116,6 +127,7 @@ class BenchReport:
             "roofs": self.roofs.to_dict(),
             "rows": [row.to_dict() for row in self.rows],
             "scaling": [point.to_dict() for point in self.scaling],
+            "folding": self.folding,
             "plot": None if request.plot is None else str(request.plot),
             "build": backends.build_info(),
         }
@@ -142,6 +154,7 @@ def run_bench(request: BenchRequest) -> BenchReport:
     points = sum(len(plan) for plan in plans) if request.plot is not None else 0
     rows: list[Row] = []
     scaling: list[ScalingPoint] = []
+    folding: dict[str, str] = {}
     total = 1 + len(loaded) * len(ways) + points
     with progress_bar("Measuring", total, quiet=request.quiet) as advance:
         roofs = measure_roofs(request.device)
@@ -151,13 +164,14 @@ def run_bench(request: BenchRequest) -> BenchReport:
                 figures, reason = _measure(way, run, classifier, x, classes, roofs, request)
                 rows.append(Row(classifier.name, source, way, figures, reason))
                 advance(1)
+            folding |= _folding(classifier, x, request.config)
             if request.plot is not None:
                 scaling += measure_scaling(classifier, x, plan, request.rounds, advance)
     if request.plot is not None:
         from hcnn_fast.cli.bench_plot import draw_scaling
 
         draw_scaling(scaling, request.plot)
-    return BenchReport(request, roofs, tuple(rows), tuple(scaling))
+    return BenchReport(request, roofs, tuple(rows), tuple(scaling), folding)
 
 
 def _ways(request: BenchRequest) -> dict[str, Run]:
@@ -205,6 +219,19 @@ def _measure(
         work=model_work(model, x[: watched.batch]),
         roofs=roofs,
     ), ""
+
+
+def _folding(
+    classifier: LoadedClassifier,
+    x: Tensor,  # [N, *image]
+    config: SearchConfig,
+) -> dict[str, str]:
+    """The model's name with what became of its BatchNorm layers, unless it has none."""
+    with prepared_model(classifier.model, resolve_precision(config.precision, x), x[:1]) as made:
+        if not made.folded and made.unfolded is None:
+            return {}
+        left = "" if made.unfolded is None else f" ({made.unfolded})"
+        return {classifier.name: f"{made.folded} BatchNorm layers folded into others{left}"}
 
 
 def _load(name: str, request: BenchRequest) -> tuple[LoadedClassifier, Tensor, str, int]:

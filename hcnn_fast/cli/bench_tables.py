@@ -55,8 +55,11 @@ def cost_table(report: BenchReport) -> Table:
 
 
 def sentences(report: BenchReport) -> list[str]:
-    """What bounds each search, why a rival is missing, and how the rest compare with the search."""
-    lines = []
+    """What bounds each search, why a rival is missing, and how the rest compare with the search.
+
+    First comes what the search did with BatchNorm layers.
+    """
+    lines = [f"{name}: {text}" for name, text in report.folding.items()]
     own: CostFigures | None = None
     for row in report.rows:
         if row.figures is None:

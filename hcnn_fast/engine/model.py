@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hcnn_fast.config import Precision
+from hcnn_fast.engine.folding import fold_batch_norms
 from hcnn_fast.engine.inputs import Classifier, as_logits
 from hcnn_fast.engine.layers import replace_grey_convolutions
 from hcnn_fast.engine.memory import in_batches, plan_batch_size
@@ -49,6 +50,8 @@ def frozen_copy(model: nn.Module) -> nn.Module:
     }
     try:
         frozen = copy.deepcopy(model, memo)
+        if {id(module) for module in model.modules()} & {id(module) for module in frozen.modules()}:
+            raise TypeError("its copies share modules with it")
     except Exception as error:
         if any(module.training for module in model.modules()):
             raise ValueError(
@@ -91,6 +94,8 @@ class PreparedModel:
     Attributes:
         lowered: whether `fast` has another precision than `exact`.
         is_copy: whether it stands apart from the caller's model.
+        folded: BatchNorm layers that the layers before them compute as well.
+        unfolded: why other BatchNorm layers are left, or None where none is.
     """
 
     def __init__(
@@ -100,8 +105,12 @@ class PreparedModel:
         image: Tensor,  # [0 or 1, *image]
     ) -> None:
         self._exact: Classifier = model
+        self.folded = 0
+        self.unfolded: str | None = None
         if isinstance(model, nn.Module):
-            self._exact = channels_last(frozen_copy(model), image, model)
+            folded = fold_batch_norms(frozen_copy(model), image, model)
+            self.folded, self.unfolded = folded.folded, folded.unfolded
+            self._exact = channels_last(folded.model, image, model)
             if self._exact is not model and image.device.type == "cpu":
                 replace_grey_convolutions(self._exact)
         self._fast = self._exact

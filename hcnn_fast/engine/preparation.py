@@ -19,7 +19,8 @@ from hcnn_fast.engine.inputs import Classifier
 from hcnn_fast.engine.model import PreparedModel
 
 KEPT = 8  # prepared models, the latest used
-SAMPLES = 64  # values of every tensor that are compared
+WHOLE = 4096  # tensors of no more values, such as statistics and biases, are compared in full
+SAMPLES = 64  # values of every larger tensor that are compared
 DEPTH = 6  # how far attributes of attributes are followed
 
 _PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
@@ -116,17 +117,16 @@ def _identity(tensor: Tensor) -> tuple[Any, ...]:
     return id(tensor), version, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
-def _some_values(tensor: Tensor) -> Tensor:  # [at most SAMPLES]
-    """Values spread over the memory of a dense tensor; of others, all."""
+def _some_values(tensor: Tensor) -> Tensor:  # [values]
+    """All values of a tensor that is small or not dense; of others, some over all its memory."""
     flat = tensor.detach()
     count = flat.numel()
     dense = count == 1 + sum(
         (n - 1) * s for n, s in zip(flat.shape, flat.stride(), strict=True) if n > 1
     )
-    if not dense or count == 0:
+    if not dense or count <= WHOLE:
         return flat.reshape(-1)
-    taken = min(SAMPLES, count)
-    return flat.as_strided((taken,), (count // taken,))
+    return flat.as_strided((SAMPLES,), (count // SAMPLES,))
 
 
 def _outline(value: Any, tensors: list[Tensor], seen: set[int], depth: int) -> Any:

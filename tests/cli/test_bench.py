@@ -25,6 +25,14 @@ Run = Callable[..., Any]  # the fixture of conftest.py
 SMALL = ("--images", "3", "--steps", "2", "--rounds", "2")
 TINY = ("--model", "tiny_classifier:make", "--shape", "1x6x5", *SMALL)
 ROOFS = Roofs(flops_per_second=1e10, bytes_per_second=1e9, size=64, copied_bytes=4096, threads=1)
+NORMALISED = """
+from torch import nn
+
+def make():
+    norms = nn.BatchNorm2d(1), nn.BatchNorm2d(2)
+    last = nn.Flatten(), nn.Linear(24, 3)
+    return nn.Sequential(norms[0], nn.Conv2d(1, 2, 3), norms[1], *last).eval()
+"""
 KEYS = {
     "model",
     "data",
@@ -124,6 +132,17 @@ def test_models_are_measured_in_turn_and_architectures_with_random_weights(
         "small-cnn (random weights)",
         "tiny_classifier:make_for_fashion",
     ]
+
+
+def test_bench_says_what_became_of_batch_norm_layers(run: Run, folder: Path) -> None:
+    (folder / "normalised.py").write_text(NORMALISED)
+    words = ("--model", "normalised:make", "--shape", "1x6x5", *SMALL)
+    code, out, err = run("bench", *words)
+    assert (code, err) == (0, "")
+    assert "normalised:make: 1 BatchNorm layers folded into others (1 of 2 do not alone" in out
+    found = json.loads(run("bench", *words, "--json").out)["folding"]
+    assert found["normalised:make"].startswith("1 BatchNorm layers folded")
+    assert json.loads(run("bench", *TINY, "--json").out)["folding"] == {}
 
 
 def test_random_weights_and_images_are_the_same_every_time(run: Run, folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tiny_classifiers import convolutional, images, linear
@@ -26,6 +28,32 @@ def test_a_frozen_copy_shares_the_parameters_and_owns_the_buffers() -> None:
         assert torch.equal(mine, theirs)
     assert not any(module.training for module in frozen.modules())
     assert all(module.training for module in model.modules())
+
+
+def test_a_model_whose_copies_share_its_modules_is_not_changed_through_them() -> None:
+    class Sharing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = convolutional()
+
+        def __deepcopy__(self, memo: dict[int, Any]) -> Sharing:
+            twin = Sharing()
+            twin.body = self.body
+            return twin
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.body(x)
+            return logits
+
+    model = Sharing().eval()
+    prepared = PreparedModel(model, "float32", images(1))
+    assert not prepared.is_copy
+    assert prepared.unfolded == "the model cannot be copied"
+    assert model.body[0].weight.requires_grad
+    assert type(model.body[1]) is nn.BatchNorm2d
+    with pytest.raises(ValueError, match="share modules"):
+        frozen_copy(model.train())
+    assert model.body.training
 
 
 def test_tied_weights_stay_tied() -> None:
@@ -85,7 +113,7 @@ def test_a_gradient_in_low_precision_comes_in_the_dtype_of_the_image() -> None:
     assert gradient.dtype == torch.float32
 
 
-def test_a_layout_is_tried_on_one_image_at_most() -> None:
+def test_layouts_and_folding_are_tried_on_two_images_at_most() -> None:
     seen: list[int] = []
 
     class Watching(nn.Module):
@@ -99,8 +127,10 @@ def test_a_layout_is_tried_on_one_image_at_most() -> None:
             return logits
 
     PreparedModel(Watching(), "float32", images(1))
+    assert set(seen) == {1, 2}
+    seen.clear()
     PreparedModel(Watching(), "float32", images(0))
-    assert set(seen) == {1}
+    assert not seen
 
 
 def test_auto_precision_is_float32_for_float64_images() -> None:

@@ -80,6 +80,17 @@ CHANGES: dict[str, Callable[[Scaled], Any]] = {
     "buffer": lambda model: model.tilt.data.copy_(torch.arange(5.0)),
     "hook": lambda model: model.body.register_forward_hook(hook),
     "statistics": lambda model: model.body[1].running_mean.add_(1.0),
+    "data of the mean": lambda model: model.body[1].running_mean.data.add_(1.0),
+    "data of the variance": lambda model: model.body[1].running_var.data[2].mul_(9.0),
+    "variance": lambda model: model.body[1].running_var.mul_(9.0),
+    "norm's weight": lambda model: model.body[1].weight.data.mul_(2.0),
+    "norm's bias": lambda model: model.body[1].bias.data.add_(1.0),
+    "norm's epsilon": lambda model: setattr(model.body[1], "eps", 1.0),
+    "norm": lambda model: model.body.__setitem__(1, nn.BatchNorm2d(6).eval()),
+    "statistics of the batch": lambda model: vars(model.body[1])["_buffers"].update(
+        running_mean=None, running_var=None
+    ),
+    "convolution before the norm": lambda model: model.body[0].weight.data.mul_(2.0),
 }
 
 
@@ -95,6 +106,18 @@ def test_what_was_kept_before_a_change_is_not_used_after_it(
     anew = hf.search(model, x, CONFIG)
     assert torch.equal(kept.logits, anew.logits)
     assert not torch.allclose(kept.logits, before.logits)
+
+
+@pytest.mark.parametrize("channel", [0, 77, 299])
+def test_statistics_of_a_single_channel_of_many_are_followed(channel: int) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 300, 4), nn.BatchNorm2d(300), nn.Flatten(), nn.Linear(300, 5)
+    ).eval()
+    before = hf.search(model, images(1), CONFIG)
+    model[1].running_mean.data[channel] += 50.0  # no version counts this
+    after = hf.search(model, images(1), CONFIG)
+    assert not torch.allclose(after.logits, before.logits)
+    torch.testing.assert_close(after.logits, model(after.point).detach(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture
