@@ -79,10 +79,12 @@ class ValueHill:
         config = config.replace(tolerance=0.0)
         # A search of no more steps is followed as it is: it need not come near a maximum.
         self._follows = steps < config.steps
-        self._first = Climber(problem.model, config)
+        self._first = Climber(problem.model, config, problem.batch)
         self._next = self._first
         if self._follows:
-            self._next = Climber(problem.model, config.replace(steps=steps, step_size=None))
+            self._next = Climber(
+                problem.model, config.replace(steps=steps, step_size=None), problem.batch
+            )
         self._config, self._seeds = config, expectation
         self._runs = runs
         self._labels = torch.stack([runs.target, runs.label], 1)  # [R, W]

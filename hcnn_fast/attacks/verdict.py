@@ -41,9 +41,7 @@ def judge(
     y: Tensor,  # [B]
 ) -> Verdicts:
     """Ask the defence about points: `Defense.predict`, with all its steps and starts."""
-    asked = copy.copy(
-        defense
-    )  # the same defence, which also says where its labels' best points lie
+    asked = copy.copy(defense)  # the same, which also says where its labels' best points lie
     asked.config = defense.config.replace(keep_points=has_values(defense.config))
     value, confidence = (torch.empty(len(y), device=point.device) for _ in range(2))
     success = torch.zeros_like(y, dtype=torch.bool)
