@@ -47,16 +47,15 @@ def png(figure: Figure) -> bytes:
 
 def bars(groups: Mapping[str, Mapping[str, Proportion]], label: str) -> Figure:
     """Rates as bars with their intervals: a panel for each group, a bar for each name."""
-    names = list(dict.fromkeys(name for group in groups.values() for name in group))
-    figure = _figure((9.0, 0.9 + len(groups) * (0.5 + 0.34 * len(names))))
+    most = max(len(group) for group in groups.values())
+    figure = _figure((9.0, 0.9 + len(groups) * (0.5 + 0.34 * most)))
     panels = figure.subplots(len(groups), 1, squeeze=False, sharex=True)[:, 0]
     for axes, (title, rates) in zip(panels, groups.items(), strict=True):
         place = numpy.arange(len(rates))
         values = numpy.array([rate.value for rate in rates.values()])
         ends = numpy.array([rate.interval for rate in rates.values()])  # [bars, 2]
         reach = numpy.abs(ends - values[:, None]).T
-        colours = [COLOURS[names.index(name) % len(COLOURS)] for name in rates]
-        axes.barh(place, values, color=colours, height=0.62)
+        axes.barh(place, values, color=RIGHT, height=0.62)
         whiskers = {"fmt": "none", "ecolor": "#333333", "elinewidth": 1.1, "capsize": 3}
         axes.errorbar(values, place, xerr=reach, **whiskers)
         for where, rate, end in zip(place, rates.values(), ends, strict=True):
@@ -99,6 +98,7 @@ def histograms(panels: Mapping[str, tuple[Any, Any]]) -> Figure:
         axes.set_xlabel("confidence of the answer")
     for axes in grid[:, 0]:
         axes.set_ylabel("points")
+    figure.align_ylabels(grid[:, 0])
     handles, names = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper right", ncols=2, frameon=False)
     return figure
