@@ -16,7 +16,7 @@ from hcnn_fast.experiments import EXPERIMENTS, Resume
 from hcnn_fast.experiments.report import NUMBERS, REPORT
 
 DATA, ATTACK, RESULT = "Models and data", "Attack", "Run and result"
-TABLE_WIDTH = 118  # where standard output is no terminal
+TABLE_WIDTH = 140  # where standard output is no terminal
 
 
 def _numbers(text: str | None, name: str) -> tuple[float, ...] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -71,6 +71,10 @@ class Work:
     y: Tensor
     classes: int
     settings: Settings
+
+    def take(self, rows: Tensor) -> Work:  # [n] bool
+        """Some of the points."""
+        return replace(self, example=self.example[rows.cpu()], x=self.x[rows], y=self.y[rows])
 
 
 @dataclass(frozen=True, kw_only=True)
