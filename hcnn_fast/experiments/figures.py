@@ -29,12 +29,14 @@ class Line:
     Attributes:
         name: in the legend.
         x: where the rates were measured.
-        rates: with their intervals, which are drawn as a band.
+        rates: what was measured there.
+        band: whether the intervals of the rates are drawn.
     """
 
     name: str
     x: Sequence[float]
     rates: Sequence[Proportion]
+    band: bool = True
 
 
 def png(figure: Figure) -> bytes:
@@ -110,16 +112,15 @@ def curves(
     x_label: str,
     y_label: str,
 ) -> Figure:
-    """Rates against a number, with bands of their intervals; a panel for each name."""
+    """Rates against a number; a panel for each name, all with lines of the same names."""
     figure = _figure((5.2 * len(panels) + 0.6, 4.0))
     grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, (title, lines) in zip(grid, panels.items(), strict=True):
         for place, line in enumerate(lines):
             colour = COLOURS[place % len(COLOURS)]
-            ends = [rate.interval for rate in line.rates]
-            axes.fill_between(
-                line.x, [e[0] for e in ends], [e[1] for e in ends], color=colour, alpha=0.13, lw=0
-            )
+            if line.band:
+                low, high = zip(*(rate.interval for rate in line.rates), strict=True)
+                axes.fill_between(line.x, low, high, color=colour, alpha=0.12, lw=0)
             values = [rate.value for rate in line.rates]
             marker = "o" if len(line.x) < 20 else ""
             axes.plot(line.x, values, color=colour, label=line.name, marker=marker, markersize=4)
@@ -129,8 +130,9 @@ def curves(
         axes.yaxis.set_major_formatter("{x:.0%}")
         axes.grid(alpha=0.25)
         _plain(axes)
-        axes.legend(frameon=False, fontsize=8.5)
     grid[0].set_ylabel(y_label)
+    handles, names = grid[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)
     return figure
 
 

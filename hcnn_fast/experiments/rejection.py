@@ -118,7 +118,7 @@ def findings(found: Evidence) -> Findings:
             Drawing(
                 "awpr-recall",
                 "Wrong answers that pass the threshold against clean points that do, for all"
-                " thresholds; bands: exact 95% intervals.",
+                " thresholds; band: exact 95% intervals at the largest radius.",
                 lambda: _curves(outcomes, found),
             ),
             Drawing(
@@ -165,6 +165,7 @@ def _curves(outcomes: dict[tuple[str, float], Outcomes], found: Evidence) -> Fig
             f"radius {radius:g}",
             [m.recall.value for m in metrics],
             [m.awpr_with_rejection for m in metrics],
+            band=radius == found.settings.radii[-1],
         )
         panels[role].append(line)
     return figures.curves(
