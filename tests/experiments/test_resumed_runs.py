@@ -33,7 +33,7 @@ def test_run_killed_at_three_random_moments_ends_with_the_same_bytes(tmp_path: P
 
 
 def test_resumed_run_makes_only_the_chunks_that_are_missing(tmp_path: Path) -> None:
-    task = small_task("separation")
+    task = small_task("separation", points=16)
     run_task(task, tmp_path)
     expected = parquet(tmp_path)
     (tmp_path / CHUNKS / "natural" / "00003.parquet").unlink()
@@ -49,7 +49,7 @@ def test_resumed_run_makes_only_the_chunks_that_are_missing(tmp_path: Path) -> N
 
 
 def test_run_out_of_time_keeps_equal_points_of_both_models_and_goes_on(tmp_path: Path) -> None:
-    task = small_task("separation")
+    task = small_task("separation", points=10)
     found = run_task(task, tmp_path / "cut", seconds=0.0)
     assert points_done(found) == task.settings.chunk
     assert {len(torch.unique(t.example)) for t in found.tables.values()} == {task.settings.chunk}
@@ -60,10 +60,9 @@ def test_run_out_of_time_keeps_equal_points_of_both_models_and_goes_on(tmp_path:
     assert parquet(tmp_path / "cut") == parquet(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("chunk", [1, 7])
-def test_rows_do_not_depend_on_chunks(tmp_path: Path, chunk: int) -> None:
-    expected = run_task(small_task("separation", chunk=4), tmp_path / "four")
-    found = run_task(small_task("separation", chunk=chunk), tmp_path / "other")
+def test_rows_do_not_depend_on_chunks(tmp_path: Path) -> None:
+    expected = run_task(small_task("separation", chunk=1, points=10), tmp_path / "one")
+    found = run_task(small_task("separation", chunk=7, points=10), tmp_path / "seven")
     for role, table in expected.tables.items():
         other = found.tables[role]
         names = table.attack
