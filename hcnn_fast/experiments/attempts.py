@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hcnn_fast.attacks import AttackResult, strengthened_pgd
 from hcnn_fast.engine.inputs import as_logits
 from hcnn_fast.evaluation import Answers, AttemptTable
 from hcnn_fast.evaluation.table import CLEAN, UNTARGETED
@@ -91,4 +92,36 @@ def attack_rows(
         gradient_steps=gradient_steps,
         queries=queries,
         label_rank=label_rank,
+    )
+
+
+def strengthened(
+    work: Work,
+    radius: float,
+    *,
+    starts: int,
+    model: nn.Module | None = None,
+) -> AttackResult:
+    """Every wrong class made as confident as can be, on the model under test or another."""
+    settings = work.settings
+    return strengthened_pgd(
+        work.subject.model if model is None else model,
+        work.x,
+        work.y,
+        radius=radius,
+        steps=settings.steps,
+        starts=starts,
+        seed=settings.seed,
+        batch_size=RUNS,
+    )
+
+
+def strengthened_rows(work: Work, radius: float, *, attack: str, starts: int) -> AttemptTable:
+    """Rows of `strengthened` on the model under test."""
+    return attack_rows(
+        work,
+        strengthened(work, radius, starts=starts).point,
+        attack=attack,
+        radius=radius,
+        gradient_steps=(work.classes - 1) * starts * work.settings.steps,
     )

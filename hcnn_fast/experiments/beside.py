@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from hcnn_fast.evaluation.published import Published
 from hcnn_fast.evaluation.side_by_side import ComparisonRow, Measured
 from hcnn_fast.experiments.experiment import Evidence, TextTable
 from hcnn_fast.experiments.settings import Settings, radius_text
 
+Number = TypeVar("Number")
 Setting = tuple[tuple[str, str | float], ...]
 
 
@@ -28,7 +30,8 @@ def quantity_columns(
         quantities: headings of the quantities to show, by their names in `rows`.
         notes: what else has to be known.
     """
-    ours, theirs = _ours(rows), _theirs(rows)
+    ours: dict[Setting, dict[str, Measured]] = _by_setting(rows, lambda row: row.ours)
+    theirs: dict[Setting, dict[str, Published]] = _by_setting(rows, lambda row: row.published)
     columns = (*_headings(rows), *quantities.values())
     lines = []
     for setting, values in ours.items():
@@ -72,19 +75,15 @@ def paper_notes(found: Evidence) -> tuple[str, ...]:
     )
 
 
-def _ours(rows: Sequence[ComparisonRow]) -> dict[Setting, dict[str, Measured]]:
-    found: dict[Setting, dict[str, Measured]] = {}
+def _by_setting(
+    rows: Sequence[ComparisonRow], number: Callable[[ComparisonRow], Number | None]
+) -> dict[Setting, dict[str, Number]]:
+    """Numbers by setting, then by quantity, of the rows that have one."""
+    found: dict[Setting, dict[str, Number]] = {}
     for row in rows:
-        if row.ours is not None:
-            found.setdefault(tuple(row.setting.items()), {})[row.quantity] = row.ours
-    return found
-
-
-def _theirs(rows: Sequence[ComparisonRow]) -> dict[Setting, dict[str, Published]]:
-    found: dict[Setting, dict[str, Published]] = {}
-    for row in rows:
-        if row.published is not None:
-            found.setdefault(tuple(row.setting.items()), {})[row.quantity] = row.published
+        value = number(row)
+        if value is not None:
+            found.setdefault(tuple(row.setting.items()), {})[row.quantity] = value
     return found
 
 

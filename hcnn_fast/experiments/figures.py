@@ -75,7 +75,7 @@ def bars(groups: Mapping[str, Mapping[str, Proportion]], label: str) -> Figure:
 
 
 def histograms(panels: Mapping[str, tuple[Any, Any]]) -> Figure:
-    """Confidences of right and of wrong answers, stacked; a panel for each name."""
+    """Shares of right and of wrong answers by confidence, stacked; a panel for each name."""
     columns = 2 if len(panels) > 1 else 1
     lines = -(-len(panels) // columns)
     figure = _figure((5.0 * columns, 0.7 + 2.7 * lines))
@@ -83,9 +83,11 @@ def histograms(panels: Mapping[str, tuple[Any, Any]]) -> Figure:
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     for axes, (title, (right, wrong)) in zip(grid.flat, panels.items(), strict=False):
+        total = max(len(right) + len(wrong), 1)
         axes.hist(
             [right, wrong],
             bins=numpy.linspace(0.0, 1.0, 21).tolist(),
+            weights=[numpy.full(len(side), 1.0 / total) for side in (right, wrong)],
             stacked=True,
             color=[RIGHT, WRONG],
             label=["right answer", "wrong answer"],
@@ -94,12 +96,12 @@ def histograms(panels: Mapping[str, tuple[Any, Any]]) -> Figure:
         )
         axes.set_title(f"{title}\n{len(right)} right, {len(wrong)} wrong", loc="left", fontsize=9.5)
         axes.set_xlim(0.0, 1.0)
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.yaxis.set_major_formatter("{x:.0%}")
         _plain(axes)
     for axes in grid[-1]:
         axes.set_xlabel("confidence of the answer")
     for axes in grid[:, 0]:
-        axes.set_ylabel("points")
+        axes.set_ylabel("share of answers")
     figure.align_ylabels(grid[:, 0])
     handles, names = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper right", ncols=2, frameon=False)

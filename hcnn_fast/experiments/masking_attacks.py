@@ -5,12 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hcnn_fast.attacks import pgd, random_search, rays, square, strengthened_pgd, transfer
+from hcnn_fast.attacks import pgd, random_search, rays, square, transfer
 from hcnn_fast.attacks.pgd import Objective
 from hcnn_fast.engine.inputs import as_logits
 from hcnn_fast.evaluation import AttemptTable, concatenate
 from hcnn_fast.evaluation.masking import HALF_RANGE
-from hcnn_fast.experiments.attempts import IMAGES, RUNS, attack_rows, clean_rows
+from hcnn_fast.experiments.attempts import (
+    IMAGES,
+    RUNS,
+    attack_rows,
+    clean_rows,
+    strengthened,
+    strengthened_rows,
+)
 from hcnn_fast.experiments.experiment import Work
 from hcnn_fast.experiments.settings import Settings
 
@@ -78,20 +85,7 @@ def attempts(work: Work) -> AttemptTable:
     rows += [_pgd(work, name, steps, radius) for name in losses(classes) if name != MAIN]
     rows += [_pgd(work, "cross_entropy", steps, radius, scale) for scale in SCALES if scale != 1.0]
     rows += _restarts(work, radius)
-    targeted = strengthened_pgd(
-        work.subject.model,
-        work.x,
-        work.y,
-        radius=radius,
-        steps=steps,
-        starts=1,
-        seed=settings.seed,
-        batch_size=RUNS,
-    )
-    spent = (classes - 1) * steps
-    rows.append(
-        attack_rows(work, targeted.point, attack=TARGETED, radius=radius, gradient_steps=spent)
-    )
+    rows.append(strengthened_rows(work, radius, attack=TARGETED, starts=1))
     return concatenate([*rows, *_without_gradients(work, radius), *_transferred(work, radius)])
 
 
@@ -189,18 +183,9 @@ def _without_gradients(work: Work, radius: float) -> list[AttemptTable]:
 
 def _transferred(work: Work, radius: float) -> list[AttemptTable]:
     """Points that were made as confident as can be on each of the other models."""
-    settings, rows = work.settings, []
+    rows = []
     for other in work.others:
-        made = strengthened_pgd(
-            other.model,
-            work.x,
-            work.y,
-            radius=radius,
-            steps=settings.steps,
-            starts=1,
-            seed=settings.seed,
-            batch_size=RUNS,
-        )
+        made = strengthened(work, radius, starts=1, model=other.model)
         scored = transfer(
             work.subject.model, work.x, work.y, made.point, radius=radius, batch_size=IMAGES
         )

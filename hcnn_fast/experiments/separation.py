@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from hcnn_fast.attacks import confident_cw, confident_pgd, strengthened_pgd
+from hcnn_fast.attacks import confident_cw, confident_pgd
 from hcnn_fast.evaluation import AttemptTable, Proportion, concatenate, estimate_separation
 from hcnn_fast.evaluation.outcomes import any_attempt
 from hcnn_fast.evaluation.separation import DIRECTION, Separation, points_needed
 from hcnn_fast.evaluation.side_by_side import separation_rows
 from hcnn_fast.experiments import figures
-from hcnn_fast.experiments.attempts import RUNS, attack_rows, clean_rows, whole_images
+from hcnn_fast.experiments.attempts import (
+    RUNS,
+    attack_rows,
+    clean_rows,
+    strengthened_rows,
+    whole_images,
+)
 from hcnn_fast.experiments.beside import quantity_columns
 from hcnn_fast.experiments.experiment import (
     NATURAL,
@@ -42,19 +48,7 @@ def attempts(work: Work) -> AttemptTable:
     rows = [clean_rows(work)]
     for radius in settings.radii:
         steps = wrong * settings.starts * settings.steps
-        found = strengthened_pgd(
-            model,
-            work.x,
-            work.y,
-            radius=radius,
-            steps=settings.steps,
-            starts=settings.starts,
-            seed=settings.seed,
-            batch_size=RUNS,
-        )
-        rows.append(
-            attack_rows(work, found.point, attack=EVERY_CLASS, radius=radius, gradient_steps=steps)
-        )
+        rows.append(strengthened_rows(work, radius, attack=EVERY_CLASS, starts=settings.starts))
         for p in settings.confidences:
             found = confident_pgd(
                 model,

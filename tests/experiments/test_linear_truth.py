@@ -154,7 +154,7 @@ class Staircase(nn.Module):
 
 
 def test_a_staircase_is_flagged(tmp_path: Path) -> None:
-    task = two_class_task("masking", Staircase(), steps=24)
+    task = two_class_task("masking", Staircase(), steps=12)
     numbers = task.experiment.findings(run_task(task, tmp_path)).numbers
     assert "gradients vanish" in numbers["flags"]
     assert "black box beats white box" in numbers["flags"]
