@@ -7,6 +7,8 @@ from fractions import Fraction
 from hcnn_fast.attacks import confident_cw, confident_pgd
 from hcnn_fast.evaluation import AttemptTable, Proportion, concatenate, estimate_separation
 from hcnn_fast.evaluation.outcomes import any_attempt
+from hcnn_fast.evaluation.published import REJECTION
+from hcnn_fast.evaluation.published import SEPARATION as SEPARATION_TABLE
 from hcnn_fast.evaluation.separation import DIRECTION, Separation, points_needed
 from hcnn_fast.evaluation.side_by_side import separation_rows
 from hcnn_fast.experiments import figures
@@ -122,6 +124,7 @@ def findings(found: Evidence) -> Findings:
             _chebyshev_note(next(iter(measured.values()))),
             "Exact bounds (Clopper-Pearson) are one-sided, each holding with probability 90%.",
             "The paper's hits are of its CW attack alone; ours of the union of the attacks below.",
+            _contradiction_note(),
         ),
     )
     by_attack = TextTable(
@@ -198,6 +201,19 @@ def _chebyshev_note(separation: Separation) -> str:
             f" {needed}."
         )
     return f"Chebyshev's bounds at +-1/10 hold with probability {level:.1%} each ({points} points)."
+
+
+def _contradiction_note() -> str:
+    """What Table 2 says about the bound of Proposition 4 (spec A.9)."""
+    stronger = REJECTION[ROBUST, 0.03, "p = 0.9"]["awpr_with_rejection"]
+    upper = SEPARATION_TABLE[ROBUST, 0.03, 0.9]["chebyshev_upper"]
+    return (
+        f"The paper's stronger attack contradicts its own upper bound: {stronger.source} has"
+        f" {stronger.printed} of {stronger.total} correct points at the same radius and p, which is"
+        f" above {upper.printed} = {float(upper.value):.1%} of random points"
+        f" ({upper.source.split(', ')[-1]}) for every clean accuracy above"
+        f" {float(upper.value / stronger.value):.0%}."
+    )
 
 
 def _reading(
