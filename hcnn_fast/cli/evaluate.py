@@ -175,7 +175,7 @@ def evaluate(
             output=output,
             resume=resume,
             minutes=time,
-            quiet=quiet or json_output,
+            quiet=quiet,
         )
     )
     if json_output:

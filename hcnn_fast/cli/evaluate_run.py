@@ -16,11 +16,10 @@ import torch
 from hcnn_fast import data as datasets
 from hcnn_fast import models
 from hcnn_fast._version import __version__
-from hcnn_fast.cli.classifiers import choose_device, load_classifier
+from hcnn_fast.cli.classifiers import check_fit, choose_device, load_classifier
 from hcnn_fast.cli.failures import Interrupted, WrongUsage
 from hcnn_fast.cli.interruption import deferred_interrupt
 from hcnn_fast.cli.progress import progress_bar
-from hcnn_fast.data import ImageDataset
 from hcnn_fast.experiments import (
     EXPERIMENTS,
     NATURAL,
@@ -116,7 +115,7 @@ def run_evaluate(request: EvaluateRequest) -> Result:
         subjects.append(_subject(request.natural, request.natural_checkpoint, device, NATURAL))
     data = datasets.load(request.data, "test", request.data_root, request.download)
     for subject in subjects:
-        _check_fit(subject, data, device)
+        check_fit(subject.model, subject.name, data, device)
     task = Task(experiment=experiment, subjects=tuple(subjects), data=data, settings=settings)
     points = chosen_points(task)
     folder, seconds = request.output / experiment.name, None
@@ -201,24 +200,6 @@ def _subject(name: str, checkpoint: Path | None, device: torch.device, role: str
     method = card.get("recipe", {}).get("method")
     known = {"adversarial": ROBUST, "natural": NATURAL}
     return Subject(name, known.get(method, role), loaded.model, card)
-
-
-def _check_fit(subject: Subject, data: ImageDataset, device: torch.device) -> None:
-    """Run the model on one image: it must read it and tell the right number of classes."""
-    shape = list(data.images.shape[1:])
-    try:
-        with torch.no_grad():
-            logits = subject.model(data.images[:1].to(device, torch.float32) / 255.0)  # [1, C]
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise WrongUsage(
-            f"model {subject.name!r} cannot read images of {data.name}, {shape}: {reason}"
-        ) from error
-    classes = logits.shape[-1] if isinstance(logits, torch.Tensor) else None
-    if classes != data.classes:
-        raise WrongUsage(
-            f"model {subject.name!r} has {classes} classes, and {data.name} has {data.classes}"
-        )
 
 
 def _command(request: EvaluateRequest, settings: Settings) -> str:
