@@ -10,6 +10,7 @@ from hcnn_fast._version import __version__
 from hcnn_fast.cli.bench import bench
 from hcnn_fast.cli.defend import defend
 from hcnn_fast.cli.demo import demo
+from hcnn_fast.cli.evaluate import evaluate
 from hcnn_fast.cli.info import info
 from hcnn_fast.cli.train import train
 
@@ -48,6 +49,7 @@ def options(
 
 application.command()(demo)
 application.command()(defend)
+application.command()(evaluate)
 application.command()(train)
 application.command()(bench)
 application.command()(info)

@@ -11,6 +11,7 @@ from torch import nn
 
 from hcnn_fast import backends, models
 from hcnn_fast.cli.failures import WrongUsage
+from hcnn_fast.data import ImageDataset
 
 
 @dataclass(frozen=True)
@@ -77,3 +78,38 @@ def load_classifier(name: str, checkpoint: Path | None, device: torch.device) ->
         shape=None if shape is None else tuple(shape),
         class_names=None if class_names is None else tuple(class_names),
     )
+
+
+def check_fit(
+    model: nn.Module,
+    name: str,
+    data: ImageDataset,
+    device: torch.device | None = None,
+) -> None:
+    """Run a model on one image: it must read it and tell the right number of classes.
+
+    Args:
+        model: is put in eval mode.
+        name: what it was called on the command line.
+        data: where its images come from.
+        device: where the model is; None: on the CPU.
+
+    Raises:
+        WrongUsage: it cannot, or does not.
+    """
+    shape = list(data.images.shape[1:])
+    model.eval()
+    try:
+        with torch.no_grad():
+            logits = model(data.images[:1].to(device, torch.float32) / 255.0)  # [1, C]
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise WrongUsage(
+            f"model {name!r} cannot read images of {data.name}, {shape}: {reason}"
+        ) from error
+    found = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if found != [1, data.classes]:
+        raise WrongUsage(
+            f"model {name!r} gives {found} for an image of {data.name}, "
+            f"expected logits [1, {data.classes}]"
+        )

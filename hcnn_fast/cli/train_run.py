@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from hcnn_fast import data as datasets
 from hcnn_fast import models
-from hcnn_fast.cli.classifiers import choose_device
+from hcnn_fast.cli.classifiers import check_fit, choose_device
 from hcnn_fast.cli.failures import Interrupted, WrongUsage
 from hcnn_fast.cli.progress import progress_bar
-from hcnn_fast.data import ImageDataset
 from hcnn_fast.training import EpochReport, Recipe, save_weights
 from hcnn_fast.training import train as train_model
 from hcnn_fast.training.adversarial import CHECKPOINT
@@ -82,7 +80,7 @@ def run_train(request: TrainRequest) -> dict[str, Any]:
     if request.test_images:
         test_data = datasets.load(request.data, "test", request.data_root, request.download)
         test_data = test_data.first(request.test_images)
-    _check_fit(model, request.architecture, data)
+    check_fit(model, request.architecture, data)
     steps = -(-(len(data) - recipe.validation_images) // recipe.batch_size) * recipe.epochs
     try:
         with _epoch_progress(recipe.epochs, steps, request.quiet) as (on_step, on_epoch):
@@ -150,26 +148,6 @@ def _check_output(output: Path, resume: bool) -> None:
         raise WrongUsage(
             f"{output} holds the checkpoint of another run; "
             "add --resume to go on from it, or choose another --output"
-        )
-
-
-def _check_fit(model: nn.Module, architecture: str, data: ImageDataset) -> None:
-    """Run the model on one image: it must read it and tell the right number of classes."""
-    shape = list(data.images.shape[1:])
-    model.eval()
-    try:
-        with torch.no_grad():
-            logits = model(data.images[:1].float() / 255.0)  # [1, C]
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise WrongUsage(
-            f"model {architecture!r} cannot read images of {data.name}, {shape}: {reason}"
-        ) from error
-    found = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-    if found != [1, data.classes]:
-        raise WrongUsage(
-            f"model {architecture!r} gives {found} for an image of {data.name}, "
-            f"expected logits [1, {data.classes}]"
         )
 
 

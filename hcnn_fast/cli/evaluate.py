@@ -1,0 +1,203 @@
+"""`hcnn-fast evaluate`: the experiments of the source paper, resumable, with a report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from hcnn_fast.cli.evaluate_run import EvaluateRequest, Result, run_evaluate
+from hcnn_fast.cli.evaluate_tables import rich_table
+from hcnn_fast.experiments import EXPERIMENTS, Resume
+from hcnn_fast.experiments.report import NUMBERS, REPORT
+
+DATA, ATTACK, RESULT = "Models and data", "Attack", "Run and result"
+TABLE_WIDTH = 140  # where standard output is no terminal
+
+
+def _numbers(text: str | None, name: str) -> tuple[float, ...] | None:
+    """Numbers between commas."""
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"{name} is {text!r}, expected numbers such as 0.01,0.02") from error
+
+
+def evaluate(
+    name: Annotated[str, typer.Argument(metavar="NAME", help=", ".join(EXPERIMENTS) + ".")],
+    model: Annotated[
+        str, typer.Option(help="Model that the experiment is about.", rich_help_panel=DATA)
+    ] = "fashion-adversarial",
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Weights of --model.", rich_help_panel=DATA)
+    ] = None,
+    natural: Annotated[
+        str | None,
+        typer.Option(
+            help="Naturally trained model to measure beside it, or to transfer from.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    natural_checkpoint: Annotated[
+        Path | None, typer.Option(help="Weights of --natural.", rich_help_panel=DATA)
+    ] = None,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="fashion-mnist-sample, fashion-mnist, mnist or cifar10; test images.",
+            rich_help_panel=DATA,
+        ),
+    ] = "fashion-mnist-sample",
+    data_root: Annotated[
+        Path | None, typer.Option(help="Folder of the data sets.", rich_help_panel=DATA)
+    ] = None,
+    download: Annotated[
+        bool, typer.Option(help="Fetch a missing data set.", rich_help_panel=DATA)
+    ] = False,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:1; auto: CUDA if any.", rich_help_panel=DATA)
+    ] = "auto",
+    points: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Points attacked; the paper's if not given.", rich_help_panel=ATTACK
+        ),
+    ] = None,
+    radii: Annotated[
+        str | None,
+        typer.Option(
+            metavar="R,R,...",
+            help="l_inf radii; the paper's if not given, on other data than CIFAR-10 in proportion"
+            " to the training radius.",
+            rich_help_panel=ATTACK,
+        ),
+    ] = None,
+    confidences: Annotated[
+        str | None,
+        typer.Option(
+            metavar="P,P,...",
+            help="Confidences p; the paper's if not given.",
+            rich_help_panel=ATTACK,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Gradient steps of a run; the paper's if not given.", rich_help_panel=ATTACK
+        ),
+    ] = None,
+    starts: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Runs for each image and class; the paper's if not given.",
+            rich_help_panel=ATTACK,
+        ),
+    ] = None,
+    search_steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Steps of the defence's search; the paper's if not given.",
+            rich_help_panel=ATTACK,
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of points and random starts.", rich_help_panel=ATTACK)
+    ] = 0,
+    output: Annotated[
+        Path, typer.Option(help="Results go to OUTPUT/NAME.", rich_help_panel=RESULT)
+    ] = Path("out"),
+    resume: Annotated[
+        Resume,
+        typer.Option(
+            help="Go on with the run in OUTPUT: automatic, if there is one; always; never.",
+            rich_help_panel=RESULT,
+        ),
+    ] = "automatic",
+    time: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MINUTES",
+            help="Stop after the chunk in which so much time is used up.",
+            rich_help_panel=RESULT,
+        ),
+    ] = None,
+    chunk: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Points stored at a time; changes no number.", rich_help_panel=RESULT
+        ),
+    ] = 8,
+    json_output: Annotated[
+        bool,
+        typer.Option("--json", help="Print the numbers as JSON.", rich_help_panel=RESULT),
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="No progress, no tables.", rich_help_panel=RESULT)
+    ] = False,
+) -> None:
+    """Run an experiment of Wu et al. (2018) and put its numbers beside the paper's.
+
+    Writes attempts (Parquet), numbers.json, report.html and pictures. What is done is kept chunk by
+    chunk: the same command goes on after Ctrl-C, a crash, or --time. On fashion-mnist-sample the
+    budget is smaller than the paper's, for a machine without a GPU.
+
+    Exit code 0: done, or stopped by --time; 1: failed on the way; 2: wrong usage; 130: interrupted.
+    """
+    result = run_evaluate(
+        EvaluateRequest(
+            name=name,
+            model=model,
+            checkpoint=checkpoint,
+            natural=natural,
+            natural_checkpoint=natural_checkpoint,
+            data=data,
+            data_root=data_root,
+            download=download,
+            device=device,
+            radii=_numbers(radii, "--radii"),
+            confidences=_numbers(confidences, "--confidences"),
+            budget={
+                "points": points,
+                "steps": steps,
+                "starts": starts,
+                "search_steps": search_steps,
+            },
+            seed=seed,
+            chunk=chunk,
+            output=output,
+            resume=resume,
+            minutes=time,
+            quiet=quiet,
+        )
+    )
+    if json_output:
+        print(json.dumps(result.numbers, indent=2, allow_nan=False))
+    elif not quiet:
+        _print(result)
+
+
+def _print(result: Result) -> None:
+    console = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH, highlight=False)
+    for table in result.findings.tables:
+        console.print(rich_table(table))
+        for note in table.notes:
+            console.print(f"- {note}", style="italic", markup=False)
+        console.print()
+    for sentence in result.findings.reading:
+        console.print(f"* {sentence}", markup=False)
+    if result.done < result.asked:
+        console.print(
+            f"\nstopped after {result.done} of {result.asked} points; the same command goes on",
+            markup=False,
+        )
+    console.print(
+        f"\n{result.done} points; written to {result.folder}: {REPORT}, {NUMBERS}", markup=False
+    )

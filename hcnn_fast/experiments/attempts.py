@@ -1,0 +1,127 @@
+"""Rows of a chunk: what a model answers at its points, and at what attacks made of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hcnn_fast.attacks import AttackResult, strengthened_pgd
+from hcnn_fast.engine.inputs import as_logits
+from hcnn_fast.evaluation import Answers, AttemptTable
+from hcnn_fast.evaluation.table import CLEAN, UNTARGETED
+from hcnn_fast.experiments.experiment import Work
+
+RUNS = 256  # runs that pass the model at once, or as many as one image has: the same everywhere
+IMAGES = 256  # images that pass the model at once
+
+
+def logits_of(model: nn.Module, x: Tensor) -> Tensor:  # [n, *image] -> [n, C]
+    """The model's logits, in parts of `IMAGES`."""
+    with torch.no_grad():
+        return torch.cat([as_logits(model(part), len(part)) for part in torch.split(x, IMAGES)])
+
+
+def whole_images(runs: int) -> int:
+    """A batch that holds all `runs` of an image together, whatever else is in the chunk.
+
+    `confident_pgd` ends the runs of an image together with those in its batch, so a batch that
+    splits an image would let its points depend on its neighbours.
+    """
+    return runs * max(1, RUNS // runs)
+
+
+def clean_rows(
+    work: Work,
+    *,
+    defended: Answers | None = None,
+    label_rank: Tensor | None = None,  # [n]
+) -> AttemptTable:
+    """The points themselves; without answers of a defence the model's own stand for them."""
+    base = Answers.from_logits(logits_of(work.subject.model, work.x), work.y)
+    return AttemptTable.of_attempt(
+        example=work.example,
+        label=work.y,
+        base=base,
+        defended=base if defended is None else defended,
+        label_rank=label_rank,
+        seed=work.settings.seed,
+    )
+
+
+def attack_rows(
+    work: Work,
+    point: Tensor,  # [n, *image]
+    *,
+    attack: str,
+    radius: float,
+    gradient_steps: int = 0,
+    queries: int = 1,
+    target: int = UNTARGETED,
+    restart: int = 0,
+    defended: Answers | None = None,
+    label_rank: Tensor | None = None,  # [n]
+) -> AttemptTable:
+    """What the model answers at the points of an attack, scored by the model alone.
+
+    Args:
+        work: the points attacked.
+        point: what was made of them.
+        attack: its name; `CLEAN` is not one.
+        radius: l_inf radius.
+        gradient_steps: of each image, at most.
+        queries: of each image, at most.
+        target: class aimed at.
+        restart: which of the restarts it is.
+        defended: answers of a defence there; None: the model's own stand for them.
+        label_rank: see `AttemptTable`.
+    """
+    if attack == CLEAN:
+        raise ValueError(f"attack is {CLEAN!r}, which names the points themselves")
+    base = Answers.from_logits(logits_of(work.subject.model, point), work.y)
+    return AttemptTable.of_attempt(
+        example=work.example,
+        label=work.y,
+        base=base,
+        defended=base if defended is None else defended,
+        attack=attack,
+        radius=radius,
+        distance=(point - work.x).abs().flatten(1).amax(1),
+        target=target,
+        restart=restart,
+        seed=work.settings.seed,
+        gradient_steps=gradient_steps,
+        queries=queries,
+        label_rank=label_rank,
+    )
+
+
+def strengthened(
+    work: Work,
+    radius: float,
+    *,
+    starts: int,
+    model: nn.Module | None = None,
+) -> AttackResult:
+    """Every wrong class made as confident as can be, on the model under test or another."""
+    settings = work.settings
+    return strengthened_pgd(
+        work.subject.model if model is None else model,
+        work.x,
+        work.y,
+        radius=radius,
+        steps=settings.steps,
+        starts=starts,
+        seed=settings.seed,
+        batch_size=RUNS,
+    )
+
+
+def strengthened_rows(work: Work, radius: float, *, attack: str, starts: int) -> AttemptTable:
+    """Rows of `strengthened` on the model under test."""
+    return attack_rows(
+        work,
+        strengthened(work, radius, starts=starts).point,
+        attack=attack,
+        radius=radius,
+        gradient_steps=(work.classes - 1) * starts * work.settings.steps,
+    )

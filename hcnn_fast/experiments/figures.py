@@ -1,0 +1,172 @@
+"""The pictures of the experiments."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy
+
+from hcnn_fast.evaluation import AttemptTable, Proportion
+from hcnn_fast.experiments.experiment import Drawing, Evidence
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette: distinct to every kind of colour vision.
+RIGHT, WRONG = "#0072B2", "#D55E00"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#333333")
+DOTS_PER_INCH = 130
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve of rates.
+
+    Attributes:
+        name: in the legend.
+        x: where the rates were measured.
+        rates: what was measured there.
+        band: whether the intervals of the rates are drawn.
+    """
+
+    name: str
+    x: Sequence[float]
+    rates: Sequence[Proportion]
+    band: bool = True
+
+
+def png(figure: Figure) -> bytes:
+    """The picture as a file; the same picture is the same file."""
+    content = io.BytesIO()
+    metadata: dict[str, Any] = {"Software": None}
+    figure.savefig(content, format="png", dpi=DOTS_PER_INCH, metadata=metadata)
+    return content.getvalue()
+
+
+def bars(groups: Mapping[str, Mapping[str, Proportion]], label: str) -> Figure:
+    """Rates as bars with their intervals: a panel for each group, a bar for each name."""
+    most = max(len(group) for group in groups.values())
+    figure = _figure((9.0, 0.9 + len(groups) * (0.5 + 0.34 * most)))
+    panels = figure.subplots(len(groups), 1, squeeze=False, sharex=True)[:, 0]
+    for axes, (title, rates) in zip(panels, groups.items(), strict=True):
+        place = numpy.arange(len(rates))
+        values = numpy.array([rate.value for rate in rates.values()])
+        ends = numpy.array([rate.interval for rate in rates.values()])  # [bars, 2]
+        reach = numpy.abs(ends - values[:, None]).T
+        axes.barh(place, values, color=RIGHT, height=0.62)
+        whiskers = {"fmt": "none", "ecolor": "#333333", "elinewidth": 1.1, "capsize": 3}
+        axes.errorbar(values, place, xerr=reach, **whiskers)
+        for where, rate, end in zip(place, rates.values(), ends, strict=True):
+            text = f"{rate.count}/{rate.total}"
+            axes.text(min(end[1] + 0.012, 1.02), where, text, va="center", fontsize=9)
+        axes.set_yticks(place, list(rates))
+        axes.invert_yaxis()
+        axes.set_title(title, loc="left", fontsize=10.5)
+        _plain(axes)
+        axes.set_xlim(0.0, 1.1)
+        axes.set_xticks(numpy.linspace(0.0, 1.0, 6))
+        axes.xaxis.set_major_formatter("{x:.0%}")
+    panels[-1].set_xlabel(label)
+    return figure
+
+
+def histograms(panels: Mapping[str, tuple[Any, Any]]) -> Figure:
+    """Shares of right and of wrong answers by confidence, stacked; a panel for each name."""
+    columns = 2 if len(panels) > 1 else 1
+    lines = -(-len(panels) // columns)
+    figure = _figure((5.0 * columns, 0.7 + 2.7 * lines))
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey="row")
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    for axes, (title, (right, wrong)) in zip(grid.flat, panels.items(), strict=False):
+        total = max(len(right) + len(wrong), 1)
+        axes.hist(
+            [right, wrong],
+            bins=numpy.linspace(0.0, 1.0, 21).tolist(),
+            weights=[numpy.full(len(side), 1.0 / total) for side in (right, wrong)],
+            stacked=True,
+            color=[RIGHT, WRONG],
+            label=["right answer", "wrong answer"],
+            edgecolor="white",
+            linewidth=0.4,
+        )
+        axes.set_title(f"{title}\n{len(right)} right, {len(wrong)} wrong", loc="left", fontsize=9.5)
+        axes.set_xlim(0.0, 1.0)
+        axes.yaxis.set_major_formatter("{x:.0%}")
+        _plain(axes)
+    for axes in grid[-1]:
+        axes.set_xlabel("confidence of the answer")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("share of answers")
+    figure.align_ylabels(grid[:, 0])
+    handles, names = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper right", ncols=2, frameon=False)
+    return figure
+
+
+def curves(
+    panels: Mapping[str, Sequence[Line]],
+    *,
+    x_label: str,
+    y_label: str,
+) -> Figure:
+    """Rates against a number; a panel for each name, all with lines of the same names."""
+    figure = _figure((5.2 * len(panels) + 0.6, 4.0))
+    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, (title, lines) in zip(grid, panels.items(), strict=True):
+        for place, line in enumerate(lines):
+            colour = COLOURS[place % len(COLOURS)]
+            if line.band:
+                low, high = zip(*(rate.interval for rate in line.rates), strict=True)
+                axes.fill_between(line.x, low, high, color=colour, alpha=0.12, lw=0)
+            values = [rate.value for rate in line.rates]
+            marker = "o" if len(line.x) < 20 else ""
+            axes.plot(line.x, values, color=colour, label=line.name, marker=marker, markersize=4)
+        axes.set_title(title, loc="left", fontsize=10.5)
+        axes.set_xlabel(x_label)
+        axes.set_ylim(-0.02, 1.02)
+        axes.yaxis.set_major_formatter("{x:.0%}")
+        axes.grid(alpha=0.25)
+        _plain(axes)
+    grid[0].set_ylabel(y_label)
+    handles, names = grid[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)
+    return figure
+
+
+def confidence_drawing(found: Evidence, radius: float, attacks: Collection[str]) -> Drawing:
+    """Confidence on the points and on what attacks made of them, for every model."""
+
+    def sides(table: AttemptTable, rows: Any) -> tuple[Any, Any]:
+        some = table.take(rows)
+        right = some.base.right(some.label)
+        return some.base.confidence[right].numpy(), some.base.confidence[~right].numpy()
+
+    def draw() -> Figure:
+        panels = {}
+        for role, table in found.tables.items():
+            attacked = table.select(attacks=attacks, radius=radius)
+            panels[f"{role}, as they are"] = sides(table, table.is_clean())
+            panels[f"{role}, attacked at {radius:g}"] = sides(attacked, ~attacked.is_clean())
+        return histograms(panels)
+
+    return Drawing(
+        "confidence",
+        f"Confidence of the answers on the points and on attacked ones ({', '.join(attacks)},"
+        f" radius {radius:g}).",
+        draw,
+    )
+
+
+def _figure(size: tuple[float, float]) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout="constrained")
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,187 @@
+"""A run of an experiment: missing chunks made one by one, then all of them read."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hcnn_fast._version import __version__
+from hcnn_fast.data import ImageDataset
+from hcnn_fast.evaluation import AttemptTable, concatenate, write_attempts
+from hcnn_fast.experiments.attempts import clean_rows
+from hcnn_fast.experiments.chunks import ChunkStore
+from hcnn_fast.experiments.experiment import Evidence, Experiment, Subject, Work
+from hcnn_fast.experiments.points import choose_points, divide, pixels
+from hcnn_fast.experiments.settings import Settings
+
+HELD_OUT = "held-out"  # name of the table of the points that are not attacked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """An experiment on models and data that have passed their checks.
+
+    Attributes:
+        experiment: which.
+        subjects: the models, the one that the experiment is about first.
+        data: where the points come from.
+        settings: how.
+
+    Raises:
+        ValueError: two models stand for the same.
+    """
+
+    experiment: Experiment
+    subjects: tuple[Subject, ...]
+    data: ImageDataset
+    settings: Settings
+
+    def __post_init__(self) -> None:
+        if len({subject.role for subject in self.subjects}) != len(self.subjects):
+            names = " and ".join(subject.name for subject in self.subjects)
+            role = self.subjects[0].role
+            raise ValueError(f"models are {names}, both {role}; expected one of each kind")
+
+    @property
+    def measured(self) -> tuple[Subject, ...]:
+        """The models that are attacked."""
+        return self.subjects if self.experiment.both_models else self.subjects[:1]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything that decides the rows, as plain values."""
+        digest = hashlib.sha256(self.data.images.contiguous().numpy().tobytes())
+        digest.update(self.data.labels.numpy().tobytes())
+        devices = {str(p.device.type) for s in self.subjects for p in s.model.parameters()}
+        return {
+            "experiment": self.experiment.name,
+            "models": {
+                s.role: {"name": s.name, "weights": s.weights_hash()} for s in self.subjects
+            },
+            "data": {
+                "name": self.data.name,
+                "split": self.data.split,
+                "images": len(self.data),
+                "content": digest.hexdigest(),
+            },
+            "settings": self.settings.to_dict(),
+            "hcnn_fast": __version__,
+            "torch": torch.__version__,
+            "devices": sorted(devices),
+        }
+
+    def work(self, subject: Subject, example: Tensor) -> Work:  # example [n]
+        """Some points, to be attacked on one of the models."""
+        x, y = pixels(self.data, example, subject)
+        return Work(
+            subject=subject,
+            others=tuple(other for other in self.subjects if other is not subject),
+            example=example,
+            x=x,
+            y=y,
+            classes=self.data.classes,
+            settings=self.settings,
+        )
+
+
+def chosen_points(task: Task) -> dict[str, Tensor]:
+    """The points [points] of every model that is attacked, by role.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    return {
+        subject.role: choose_points(task.experiment, task.data, subject, task.settings)
+        for subject in task.measured
+    }
+
+
+def run_chunks(
+    task: Task,
+    points: dict[str, Tensor],  # by role, [points]
+    store: ChunkStore,
+    *,
+    seconds: float | None = None,
+    advance: Callable[[int], None],
+) -> None:
+    """Make every chunk that is missing, for all models before the next, until time is up.
+
+    Args:
+        task: the experiment.
+        points: what `chosen_points` returned.
+        store: where chunks are kept.
+        seconds: time to spend; at least one chunk is made. None: no limit.
+        advance: called with the number of points done, those found in the store included.
+    """
+    began = time.monotonic()
+    if task.experiment.held_out:
+        for subject in task.measured:
+            if not store.has(subject.key, HELD_OUT):
+                held = divide(task.data, task.settings.seed).held_out
+                store.write(subject.key, HELD_OUT, clean_rows(task.work(subject, held)))
+    for chunk in range(_chunks(task.settings)):
+        part = _part(task.settings, chunk)
+        made = False
+        for subject in task.measured:
+            if not store.has(subject.key, _name(chunk)):
+                work = task.work(subject, points[subject.role][part])
+                store.write(subject.key, _name(chunk), task.experiment.attempts(work))
+                made = True
+        advance(len(range(task.settings.points)[part]))
+        if made and seconds is not None and time.monotonic() - began >= seconds:
+            return
+
+
+def evidence(task: Task, points: dict[str, Tensor], store: ChunkStore) -> Evidence:
+    """The rows of all chunks that are there for every model; each model's also as one file.
+
+    Raises:
+        ValueError: no chunk is done, or one cannot be read.
+    """
+    done = [
+        chunk
+        for chunk in range(_chunks(task.settings))
+        if all(store.has(subject.key, _name(chunk)) for subject in task.measured)
+    ]
+    if not done:
+        raise ValueError(f"{store.folder} holds no chunk, expected one or more")
+    tables, held_out = {}, {}
+    for subject in task.measured:
+        parts: list[AttemptTable] = []
+        for chunk in done:
+            example = points[subject.role][_part(task.settings, chunk)]
+            parts.append(store.read(subject.key, _name(chunk), example))
+        tables[subject.role] = concatenate(parts)
+        write_attempts(store.folder / f"{subject.key}.parquet", tables[subject.role])
+        if task.experiment.held_out:
+            held = divide(task.data, task.settings.seed).held_out
+            held_out[subject.role] = store.read(subject.key, HELD_OUT, held)
+    return Evidence(
+        tables=tables,
+        held_out=held_out,
+        names={subject.role: subject.name for subject in task.measured},
+        classes=task.data.classes,
+        settings=task.settings,
+    )
+
+
+def points_done(found: Evidence) -> int:
+    """How many points of every model the rows are of."""
+    return min(len(torch.unique(table.example)) for table in found.tables.values())
+
+
+def _chunks(settings: Settings) -> int:
+    return -(-settings.points // settings.chunk)
+
+
+def _part(settings: Settings, chunk: int) -> slice:
+    return slice(chunk * settings.chunk, (chunk + 1) * settings.chunk)
+
+
+def _name(chunk: int) -> str:
+    return f"{chunk:05d}"
