@@ -195,7 +195,7 @@ REJECTION = Experiment(
     budget=Budget(points=1000, steps=100, starts=10),
     small_budget=Budget(points=128, steps=40, starts=2),
     right_only=True,
-    held_out=True,
+    held_out=clean_rows,
     both_models=True,
     attempts=attempts,
     findings=findings,
