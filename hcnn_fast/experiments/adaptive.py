@@ -230,7 +230,8 @@ def _stratified_table(outcomes: Outcomes) -> TextTable:
         rows=tuple(lines),
         notes=(
             "Errors: a wrong answer that is accepted anywhere in the ball, or a rejection within"
-            " the share of its radius (Chen et al. 2023). Rejecting everything makes every point one.",
+            " the share of its radius (Chen et al. 2023). Rejecting everything makes every point"
+            " one.",
         ),
     )
 

@@ -54,6 +54,49 @@ def test_rejection_rates_are_the_exact_ones(tmp_path: Path) -> None:
     assert len(counts) >= 3
 
 
+def test_half_radius_bounds_are_the_exact_ones(tmp_path: Path) -> None:
+    """No wrong class reaches p within the radius; the base is measured where half of it is."""
+    task = two_class_task("rejection", radii=(0.025, 0.05), confidences=(0.6, 0.9))
+    found = run_task(task, tmp_path)
+    rows = [
+        row
+        for row in task.experiment.findings(found).numbers["side_by_side"]
+        if row["table"] == "half radius" and row["ours"] is not None
+    ]
+    clean = torch.sigmoid(margins(task, found, 0.0))  # [N]
+    counts = set()
+    for row in rows:
+        radius, p = row["setting"]["radius"], float(row["setting"]["threshold"][4:])
+        if row["quantity"] == "base_at_half_radius":
+            assert radius == 0.05
+            expected = margins(task, found, 0.025) > 0.0  # [N]
+        else:
+            safe = torch.sigmoid(-margins(task, found, radius)) < p  # [N]
+            expected = (clean >= p) & safe
+        assert row["ours"]["count"] == int(expected.sum())
+        counts.add((row["quantity"], row["ours"]["count"]))
+    assert len(rows) == 6
+    assert len(counts) >= 4
+
+
+def test_half_radius_bounds_of_the_paper_follow_from_its_tables(tmp_path: Path) -> None:
+    """100 - 14.7 - 10.0 = 75.3 % against 89 % of the base at 0.010 (spec A.9)."""
+    task = two_class_task("rejection")
+    rows = task.experiment.findings(run_task(task, tmp_path)).numbers["side_by_side"]
+    printed = {
+        (row["setting"]["radius"], row["setting"]["threshold"], row["quantity"]): row["published"]
+        for row in rows
+        if row["table"] == "half radius" and row["setting"]["model"] == ROBUST
+    }
+    for radius, p, bound in ((0.02, 0.9, 75.3), (0.02, 0.95, 76.7), (0.02, 0.99, 71.6)):
+        found = printed[radius, f"p = {p:g}", "half_radius_bound"]
+        assert found["value"] == pytest.approx(bound / 100.0)
+        assert found["tag"] == "A"
+    for radius, base in ((0.02, 0.89), (0.03, 0.86)):
+        found = printed[radius, "p = 0.9", "base_at_half_radius"]
+        assert found["value"] == pytest.approx(base)
+
+
 def test_held_out_points_are_never_attacked(tmp_path: Path) -> None:
     found = run_task(two_class_task("rejection"), tmp_path)
     held = set(found.held_out[ROBUST].example.tolist())
