@@ -25,7 +25,7 @@ from hcnn_fast.experiments.settings import Budget, Settings
 # A new experiment is one more value here: the command, its help and its report follow.
 EXPERIMENTS: Mapping[str, Experiment] = {
     experiment.name: experiment
-    for experiment in (SEPARATION, REJECTION, RECOVERY, ADAPTIVE, MASKING)
+    for experiment in (SEPARATION, REJECTION, RECOVERY, MASKING, ADAPTIVE)
 }
 
 __all__ = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -29,7 +29,6 @@ from hcnn_fast.experiments.attempts import (
     attack_rows,
     clean_rows,
     strengthened,
-    whole_images,
 )
 from hcnn_fast.experiments.experiment import Work
 from hcnn_fast.experiments.settings import Settings
@@ -185,66 +184,38 @@ def _beyond(work: Work, radius: float) -> AttemptTable:
 
 def _static(work: Work, radius: float) -> list[AttemptTable]:
     """The base model's own attacks, which know of no search."""
-    settings, model = work.settings, work.subject.model
+    model, effort = work.subject.model, _effort(work.settings, radius)
     found = {
-        STRENGTHENED: strengthened(work, radius, starts=settings.starts),
-        MARGIN: pgd(
-            model,
-            work.x,
-            work.y,
-            radius=radius,
-            steps=settings.steps,
-            starts=settings.starts,
-            objective="margin",
-            seed=settings.seed,
-            batch_size=RUNS,
-        ),
-        APGD: apgd_targeted(
-            model,
-            work.x,
-            work.y,
-            radius=radius,
-            steps=settings.steps,
-            starts=settings.starts,
-            objective="margin",
-            seed=settings.seed,
-            batch_size=RUNS,
-        ),
+        STRENGTHENED: strengthened(work, radius, starts=work.settings.starts),
+        MARGIN: pgd(model, work.x, work.y, objective="margin", **effort),
+        APGD: apgd_targeted(model, work.x, work.y, objective="margin", **effort),
     }
     return [_found(work, result, name, radius) for name, result in found.items()]
+
+
+def _effort(settings: Settings, radius: float) -> dict[str, Any]:
+    """What all attacks with gradients share."""
+    return {
+        "radius": radius,
+        "steps": settings.steps,
+        "starts": settings.starts,
+        "seed": settings.seed,
+        "batch_size": RUNS,
+    }
 
 
 def _through_search(work: Work, radius: float) -> list[AttemptTable]:
     """Attacks that know the search: by where it can reach, and by the gradient through it."""
     settings, defense = work.settings, _defense(work, radius)
-    targets = min(work.classes - 1, TARGETS_A_START * settings.starts)
+    effort = {
+        **_effort(settings, radius),
+        "targets": min(work.classes - 1, TARGETS_A_START * settings.starts),
+    }
+    inner = _inner_steps(settings)
     rows = []
     for goal in GOALS:
-        far = long_range(
-            defense,
-            work.x,
-            work.y,
-            radius=radius,
-            steps=settings.steps,
-            starts=settings.starts,
-            targets=targets,
-            goal=goal,
-            seed=settings.seed,
-            batch_size=RUNS,
-        )
-        climbed = danskin_pgd(
-            defense,
-            work.x,
-            work.y,
-            radius=radius,
-            steps=settings.steps,
-            inner_steps=_inner_steps(settings),
-            starts=settings.starts,
-            targets=targets,
-            goal=goal,
-            seed=settings.seed,
-            batch_size=RUNS,
-        )
+        far = long_range(defense, work.x, work.y, goal=goal, **effort)
+        climbed = danskin_pgd(defense, work.x, work.y, inner_steps=inner, goal=goal, **effort)
         rows += [
             _found(work, far, aimed(LONG_RANGE, goal), radius),
             _found(work, climbed, aimed(DANSKIN, goal), radius),
@@ -260,6 +231,7 @@ def _blind(work: Work, radius: float) -> list[AttemptTable]:
     """Attacks that ask the whole defence: for its values, its labels, its values' slopes."""
     settings, defense = work.settings, _defense(work, radius)
     queries = QUERIES_A_STEP * settings.steps
+    shared: dict[str, Any] = {"radius": radius, "seed": settings.seed, "batch_size": IMAGES}
 
     def labels(z: Tensor) -> Tensor:  # [n, *image] -> [n], -1 where rejected
         label: Tensor = defense.predict(z).label
@@ -267,34 +239,17 @@ def _blind(work: Work, radius: float) -> list[AttemptTable]:
 
     asked: dict[str, Callable[[], AttackResult]] = {
         SQUARE: lambda: square(
-            defense,
-            work.x,
-            work.y,
-            radius=radius,
-            queries=queries,
-            objective=value_margin(defense),
-            seed=settings.seed,
-            batch_size=IMAGES,
+            defense, work.x, work.y, queries=queries, objective=value_margin(defense), **shared
         ),
-        RAYS: lambda: rays(
-            labels,
-            work.x,
-            work.y,
-            radius=radius,
-            queries=queries,
-            seed=settings.seed,
-            batch_size=IMAGES,
-        ),
+        RAYS: lambda: rays(labels, work.x, work.y, queries=queries, **shared),
         NES: lambda: nes(
             defense,
             work.x,
             work.y,
-            radius=radius,
             steps=max(1, queries // (2 * PAIRS + 1)),
             pairs=PAIRS,
             objective=value_margin(defense, "accepted_error"),
-            seed=settings.seed,
-            batch_size=IMAGES,
+            **shared,
         ),
     }
     return [_found(work, ask(), name, radius) for name, ask in asked.items()]
@@ -311,13 +266,9 @@ def _rejections(work: Work, radius: float) -> list[AttemptTable]:
                 defense,
                 work.x,
                 work.y,
-                radius=share * radius,
-                steps=settings.steps,
                 inner_steps=_inner_steps(settings),
-                starts=settings.starts,
                 goal="rejection",
-                seed=settings.seed,
-                batch_size=whole_images(settings.starts),
+                **_effort(settings, share * radius),
             )
             rows.append(_found(work, found, rejecting(classifier, share), radius))
     return rows
