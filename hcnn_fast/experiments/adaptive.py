@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from hcnn_fast.evaluation import PairedDifference, Proportion
-from hcnn_fast.evaluation.small_perturbations import SHARES
 from hcnn_fast.evaluation.table import Classifier
 from hcnn_fast.experiments import figures
 from hcnn_fast.experiments.adaptive_attacks import (
@@ -97,14 +96,14 @@ def reading(radius: float, its: RadiusOutcome) -> tuple[str, ...]:
     if transferred > mcn.count:
         said.append(
             f"Points made on the base alone would have left MCN {transferred} of {mcn.total}:"
-            f" {transferred - mcn.count} of these fall to attacks that know of the search."
+            f" {transferred - mcn.count} of these are lost to the attacks on the defence."
         )
     gain = union.gain_with_rejection
     kept = {name: union.rejecting[name] for name in CLASSIFIERS}
-    wrong = {name: each.rate("wrong").count for name, each in kept.items()}
+    none = {name: mcn.total - each.rate("wrong").count for name, each in kept.items()}
     said.append(
-        f"With thresholds of equal TPR a wrong answer of MCN is accepted on {wrong['defended']} of"
-        f" {mcn.total} points, of the base on {wrong['base']} ({gain} without one)."
+        f"With thresholds of equal TPR no wrong answer is accepted on {none['defended']} of"
+        f" {mcn.total} points for MCN, on {none['base']} for the base ({gain})."
         f" {_verdict(gain, 'MCN with rejection', 'the base with rejection')}"
     )
     return tuple(said)
@@ -229,6 +228,7 @@ def _stratified_table(outcomes: Outcomes) -> TextTable:
         ),
         rows=tuple(lines),
         notes=(
+            "Points to be rejected were looked for within these shares; the errors are lower bounds.",
             "Errors: a wrong answer that is accepted anywhere in the ball, or a rejection within"
             " the share of its radius (Chen et al. 2023). Rejecting everything makes every point"
             " one.",
@@ -260,22 +260,21 @@ def _bound_table(outcomes: Outcomes) -> TextTable:
 
 
 def _by_radius(outcomes: Outcomes) -> Figure:
-    def rates(attack: str, name: Classifier, with_rejection: bool) -> list[Proportion]:
-        some = []
-        for its in outcomes.values():
-            each = its.attacks[attack]
-            column = ~(each.rejecting if with_rejection else each.plain)[name].wrong  # [N]
-            some.append(Proportion(int(column.sum()), len(column)))
-        return some
+    def rate(its: RadiusOutcome, attack: str, name: Classifier, rejects: bool) -> Proportion:
+        each = its.attacks[attack]
+        column = ~(each.rejecting if rejects else each.plain)[name].wrong  # [N]
+        return Proportion(int(column.sum()), len(column))
 
-    panels = {}
-    for title, with_rejection in (("every answer accepted", False), ("with rejection", True)):
+    first, panels = next(iter(outcomes.values())), {}
+    for title, rejects in (("every answer accepted", False), ("with rejection", True)):
+        at_zero = rate(first, NOTHING, "base", rejects)  # where MCN is its base
         panels[title] = [
             figures.Line(
                 f"{shown}, {when}",
-                tuple(outcomes),
-                rates(attack, name, with_rejection),
+                (0.0, *outcomes),
+                [at_zero, *(rate(its, attack, name, rejects) for its in outcomes.values())],
                 band=attack != NOTHING,
+                dashed=name == "defended",
             )
             for when, attack in (("attacked", UNION), ("clean", NOTHING))
             for name, shown in SHOWN.items()
@@ -286,7 +285,12 @@ def _by_radius(outcomes: Outcomes) -> Figure:
 def _stratified(outcomes: Outcomes) -> Figure:
     panels = {
         f"radius {radius:g}": [
-            figures.Line(f"{SHOWN[name]} with rejection", SHARES, [point.error for point in points])
+            figures.Line(
+                f"{SHOWN[name]} with rejection",
+                [point.share for point in points],
+                [point.error for point in points],
+                dashed=name == "defended",
+            )
             for name, points in its.stratified.items()
         ]
         for radius, its in outcomes.items()

@@ -99,7 +99,7 @@ class RadiusOutcome:
     Attributes:
         thresholds: smallest confidences that are accepted.
         attacks: by name; the clean points first, the union last.
-        stratified: rejection of small perturbations.
+        stratified: rejection of small perturbations, at the shares that an attack aimed at.
         bounds: of the half-radius lemma, one for each p.
     """
 
@@ -149,7 +149,9 @@ def measured_at(
             for name, attacks in attack_groups().items()
         },
         stratified={
-            name: stratified_rejection(here, name, threshold=thresholds[name], radius=radius)
+            name: stratified_rejection(
+                here, name, threshold=thresholds[name], radius=radius, shares=(0.0, *SHARES)
+            )
             for name in CLASSIFIERS
         },
         bounds=tuple(

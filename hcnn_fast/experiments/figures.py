@@ -31,12 +31,14 @@ class Line:
         x: where the rates were measured.
         rates: what was measured there.
         band: whether the intervals of the rates are drawn.
+        dashed: lets a line that lies below be seen.
     """
 
     name: str
     x: Sequence[float]
     rates: Sequence[Proportion]
     band: bool = True
+    dashed: bool = False
 
 
 def png(figure: Figure) -> bytes:
@@ -78,7 +80,7 @@ def paired_bars(
                 text = f"{rate.count}/{rate.total}"
                 axes.text(min(end[1] + 0.012, 1.02), where, text, va="center", fontsize=small)
         axes.set_yticks(numpy.arange(len(group)), list(group))
-        axes.invert_yaxis()
+        axes.set_ylim(len(group) - 0.4, -0.6)
         axes.set_title(title, loc="left", fontsize=10.5)
         _plain(axes)
         _percent(axes)
@@ -140,7 +142,9 @@ def curves(
                 axes.fill_between(line.x, low, high, color=colour, alpha=0.12, lw=0)
             values = [rate.value for rate in line.rates]
             marker = "o" if len(line.x) < 20 else ""
-            axes.plot(line.x, values, color=colour, label=line.name, marker=marker, markersize=4)
+            style = {"color": colour, "marker": marker, "markersize": 4}
+            dashes = (0, (4, 4)) if line.dashed else "solid"
+            axes.plot(line.x, values, label=line.name, linestyle=dashes, **style)
         axes.set_title(title, loc="left", fontsize=10.5)
         axes.set_xlabel(x_label)
         axes.set_ylim(-0.02, 1.02)
