@@ -96,7 +96,7 @@ def reading(radius: float, its: RadiusOutcome) -> tuple[str, ...]:
     if transferred > mcn.count:
         said.append(
             f"Points made on the base alone would have left MCN {transferred} of {mcn.total}:"
-            f" {transferred - mcn.count} of these are lost to the attacks on the defence."
+            f" of these, {transferred - mcn.count} lost to the attacks on the defence."
         )
     gain = union.gain_with_rejection
     kept = {name: union.rejecting[name] for name in CLASSIFIERS}
@@ -228,7 +228,7 @@ def _stratified_table(outcomes: Outcomes) -> TextTable:
         ),
         rows=tuple(lines),
         notes=(
-            "Points to be rejected were looked for within these shares; the errors are lower bounds.",
+            "Points to be rejected were looked for within these shares: errors are lower bounds.",
             "Errors: a wrong answer that is accepted anywhere in the ball, or a rejection within"
             " the share of its radius (Chen et al. 2023). Rejecting everything makes every point"
             " one.",

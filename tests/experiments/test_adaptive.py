@@ -134,6 +134,21 @@ def test_clean_rows_of_a_radius_hold_the_answers_of_its_search(
         assert bool((clean.defended.confidence > clean.base.confidence).all())
 
 
+def test_stopped_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    changes = {"radii": (0.05,), "paper_radii": (None,), "points": 4, "chunk": 2}
+    task = two_class_task("adaptive", steps=2, starts=1, search_steps=2, **changes)
+    run_task(task, tmp_path / "whole")
+    found = run_task(task, tmp_path / "cut", seconds=0.0)
+    assert len(found.tables[ROBUST].example.unique()) == 2
+    run_task(task, tmp_path / "cut")
+    whole, cut = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).rglob("*.parquet")}
+        for name in ("whole", "cut")
+    )
+    assert len(whole) == 2 + 2
+    assert cut == whole
+
+
 class Trap(nn.Module):
     """Wrong in a narrow notch on one side, and very wrong further out on the other.
 
@@ -175,7 +190,7 @@ def test_defence_that_static_attacks_praise_gains_nothing_under_the_union(tmp_pa
     assert union.gain.difference == 0.0
     said = task.experiment.findings(found).reading
     assert said[0].endswith("MCN is not better than the base.")
-    assert f"would have left MCN {praised} of 8: {praised} of these are lost" in said[1]
+    assert f"would have left MCN {praised} of 8: of these, {praised} lost" in said[1]
 
 
 def test_every_attack_has_its_cost_and_every_point_its_rows(
