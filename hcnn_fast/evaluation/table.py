@@ -144,7 +144,7 @@ class AttemptTable:
         radius: float = 0.0,
         distance: Tensor | None = None,  # [R]
         target: int = UNTARGETED,
-        restart: int | Tensor = 0,
+        restart: int | Tensor = 0,  # or [R] int64
         seed: int = 0,
         gradient_steps: int = 0,
         queries: int = 1,
