@@ -32,11 +32,6 @@ class Acceptance:
         column: Tensor = getattr(self, name)
         return Proportion(int(column.sum()), len(column))
 
-    def __str__(self) -> str:
-        """The three counts and their sum, such as 20 + 3 + 1 of 24."""
-        counts = " + ".join(str(int(column.sum())) for column in vars(self).values())
-        return f"{counts} of {len(self.right)}"
-
     def to_dict(self) -> dict[str, Any]:
         """The three proportions as plain values."""
         return {name: self.rate(name).to_dict() for name in vars(self)}
