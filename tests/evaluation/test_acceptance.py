@@ -6,7 +6,6 @@ import math
 from typing import Literal
 
 import pytest
-import torch
 from attempt_tables import KINDS, random_table
 
 from hcnn_fast.evaluation import acceptance
