@@ -1,5 +1,6 @@
 """What a table of attempts says: rates with their denominators and exact intervals."""
 
+from hcnn_fast.evaluation.acceptance import Acceptance, acceptance
 from hcnn_fast.evaluation.answers import Answers
 from hcnn_fast.evaluation.ccat import (
     CcatMetrics,
@@ -28,6 +29,7 @@ from hcnn_fast.evaluation.outcomes import (
     selected_attempt_outcomes,
     worst_case_outcomes,
 )
+from hcnn_fast.evaluation.paired import PairedDifference, paired_difference
 from hcnn_fast.evaluation.recovery import (
     RecoveryCounts,
     RecoveryTable,
@@ -48,6 +50,7 @@ from hcnn_fast.evaluation.table import AttemptTable, concatenate
 from hcnn_fast.evaluation.table_files import read_attempts, write_attempts
 
 __all__ = [
+    "Acceptance",
     "Answers",
     "AreaUnderCurve",
     "AttemptTable",
@@ -58,6 +61,7 @@ __all__ = [
     "MaskingMeasurements",
     "MaskingReport",
     "Outcomes",
+    "PairedDifference",
     "Proportion",
     "RecoveryCounts",
     "RecoveryTable",
@@ -67,6 +71,7 @@ __all__ = [
     "RocCurve",
     "Separation",
     "StratifiedPoint",
+    "acceptance",
     "any_attempt",
     "calibrated_threshold",
     "ccat_curve",
@@ -80,6 +85,7 @@ __all__ = [
     "half_radius_bound_from_rates",
     "label_ranks",
     "masking_report",
+    "paired_difference",
     "points_needed",
     "read_attempts",
     "recovery_table",

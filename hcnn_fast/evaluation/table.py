@@ -144,7 +144,7 @@ class AttemptTable:
         radius: float = 0.0,
         distance: Tensor | None = None,  # [R]
         target: int = UNTARGETED,
-        restart: int = 0,
+        restart: int | Tensor = 0,  # or [R] int64
         seed: int = 0,
         gradient_steps: int = 0,
         queries: int = 1,
@@ -164,8 +164,8 @@ class AttemptTable:
                 raise ValueError("distance is None, expected the distances [R] used by the attack")
             distance = torch.zeros(len(example), dtype=torch.float64)  # [R]
 
-        def same(value: int) -> Tensor:  # [R]
-            return torch.full((len(example),), value)
+        def same(value: int | Tensor) -> Tensor:  # [R]
+            return value if isinstance(value, Tensor) else torch.full((len(example),), value)
 
         return cls(
             example=example,

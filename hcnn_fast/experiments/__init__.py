@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from hcnn_fast.experiments.adaptive import ADAPTIVE
 from hcnn_fast.experiments.chunks import ChunkStore, Resume, open_store
 from hcnn_fast.experiments.experiment import (
     NATURAL,
@@ -23,7 +24,8 @@ from hcnn_fast.experiments.settings import Budget, Settings
 
 # A new experiment is one more value here: the command, its help and its report follow.
 EXPERIMENTS: Mapping[str, Experiment] = {
-    experiment.name: experiment for experiment in (SEPARATION, REJECTION, RECOVERY, MASKING)
+    experiment.name: experiment
+    for experiment in (SEPARATION, REJECTION, RECOVERY, MASKING, ADAPTIVE)
 }
 
 __all__ = [

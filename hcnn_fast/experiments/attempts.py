@@ -57,7 +57,7 @@ def attack_rows(
     gradient_steps: int = 0,
     queries: int = 1,
     target: int = UNTARGETED,
-    restart: int = 0,
+    restart: int | Tensor = 0,  # or [n]
     defended: Answers | None = None,
     label_rank: Tensor | None = None,  # [n]
 ) -> AttemptTable:
@@ -71,7 +71,7 @@ def attack_rows(
         gradient_steps: of each image, at most.
         queries: of each image, at most.
         target: class aimed at.
-        restart: which of the restarts it is.
+        restart: which of the restarts it is, for each image or all.
         defended: answers of a defence there; None: the model's own stand for them.
         label_rank: see `AttemptTable`.
     """

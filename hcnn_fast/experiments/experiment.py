@@ -62,6 +62,8 @@ class Work:
         y: [n] int64 classes.
         classes: number of classes.
         settings: of the experiment.
+        held_out: answers on clean points that no attack sees; None while those are made, and where
+            the experiment needs none.
     """
 
     subject: Subject
@@ -71,6 +73,7 @@ class Work:
     y: Tensor
     classes: int
     settings: Settings
+    held_out: AttemptTable | None = None
 
     def take(self, rows: Tensor) -> Work:  # [n] bool
         """Some of the points."""
@@ -164,7 +167,7 @@ class Experiment:
         budget: the source's, or where it has none a thorough one.
         small_budget: for the images that ship with the package.
         right_only: only points that the model gets right are taken.
-        held_out: answers on clean points that are not attacked are needed.
+        held_out: makes the rows of clean points that are not attacked; None if none are needed.
         both_models: the natural model is measured as well where there is one.
         attempts: makes the rows of a chunk: one clean row for each point, and its attempts. They
             must not depend on what else is in the chunk, beyond the model's own rounding.
@@ -179,7 +182,7 @@ class Experiment:
     budget: Budget
     small_budget: Budget
     right_only: bool
-    held_out: bool
+    held_out: Callable[[Work], AttemptTable] | None
     both_models: bool
     attempts: Callable[[Work], AttemptTable]
     findings: Callable[[Evidence], Findings]

@@ -31,12 +31,14 @@ class Line:
         x: where the rates were measured.
         rates: what was measured there.
         band: whether the intervals of the rates are drawn.
+        dashed: lets a line that lies below be seen.
     """
 
     name: str
     x: Sequence[float]
     rates: Sequence[Proportion]
     band: bool = True
+    dashed: bool = False
 
 
 def png(figure: Figure) -> bytes:
@@ -49,28 +51,43 @@ def png(figure: Figure) -> bytes:
 
 def bars(groups: Mapping[str, Mapping[str, Proportion]], label: str) -> Figure:
     """Rates as bars with their intervals: a panel for each group, a bar for each name."""
-    most = max(len(group) for group in groups.values())
-    figure = _figure((9.0, 0.9 + len(groups) * (0.5 + 0.34 * most)))
+    single = {title: {k: (rate,) for k, rate in rates.items()} for title, rates in groups.items()}
+    return paired_bars(single, ("",), label)
+
+
+def paired_bars(
+    groups: Mapping[str, Mapping[str, Sequence[Proportion]]],
+    names: Sequence[str],
+    label: str,
+) -> Figure:
+    """Rates of several classifiers side by side: a panel for each group, bars for each row."""
+    rows = max(len(group) for group in groups.values())
+    each = 0.34 if len(names) == 1 else 0.2 * len(names) + 0.06
+    figure = _figure((9.0, 0.9 + len(groups) * (0.5 + each * rows)))
     panels = figure.subplots(len(groups), 1, squeeze=False, sharex=True)[:, 0]
-    for axes, (title, rates) in zip(panels, groups.items(), strict=True):
-        place = numpy.arange(len(rates))
-        values = numpy.array([rate.value for rate in rates.values()])
-        ends = numpy.array([rate.interval for rate in rates.values()])  # [bars, 2]
-        reach = numpy.abs(ends - values[:, None]).T
-        axes.barh(place, values, color=RIGHT, height=0.62)
-        whiskers = {"fmt": "none", "ecolor": "#333333", "elinewidth": 1.1, "capsize": 3}
-        axes.errorbar(values, place, xerr=reach, **whiskers)
-        for where, rate, end in zip(place, rates.values(), ends, strict=True):
-            text = f"{rate.count}/{rate.total}"
-            axes.text(min(end[1] + 0.012, 1.02), where, text, va="center", fontsize=9)
-        axes.set_yticks(place, list(rates))
-        axes.invert_yaxis()
+    height, small = 0.7 / len(names), 9 if len(names) == 1 else 8
+    for axes, (title, group) in zip(panels, groups.items(), strict=True):
+        for which, name in enumerate(names):
+            rates = [row[which] for row in group.values()]
+            place = numpy.arange(len(rates)) + (which - (len(names) - 1) / 2) * height
+            values = numpy.array([rate.value for rate in rates])
+            ends = numpy.array([rate.interval for rate in rates])  # [bars, 2]
+            reach = numpy.abs(ends - values[:, None]).T
+            axes.barh(place, values, color=COLOURS[which], height=0.92 * height, label=name)
+            whiskers = {"fmt": "none", "ecolor": "#333333", "elinewidth": 1.0, "capsize": 2}
+            axes.errorbar(values, place, xerr=reach, **whiskers)
+            for where, rate, end in zip(place, rates, ends, strict=True):
+                text = f"{rate.count}/{rate.total}"
+                axes.text(min(end[1] + 0.012, 1.02), where, text, va="center", fontsize=small)
+        axes.set_yticks(numpy.arange(len(group)), list(group))
+        axes.set_ylim(len(group) - 0.4, -0.6)
         axes.set_title(title, loc="left", fontsize=10.5)
         _plain(axes)
-        axes.set_xlim(0.0, 1.1)
-        axes.set_xticks(numpy.linspace(0.0, 1.0, 6))
-        axes.xaxis.set_major_formatter("{x:.0%}")
+        _percent(axes)
     panels[-1].set_xlabel(label)
+    if len(names) > 1:
+        handles, _ = panels[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper right", ncols=len(names), frameon=False)
     return figure
 
 
@@ -125,7 +142,9 @@ def curves(
                 axes.fill_between(line.x, low, high, color=colour, alpha=0.12, lw=0)
             values = [rate.value for rate in line.rates]
             marker = "o" if len(line.x) < 20 else ""
-            axes.plot(line.x, values, color=colour, label=line.name, marker=marker, markersize=4)
+            style = {"color": colour, "marker": marker, "markersize": 4}
+            dashes = (0, (4, 4)) if line.dashed else "solid"
+            axes.plot(line.x, values, label=line.name, linestyle=dashes, **style)
         axes.set_title(title, loc="left", fontsize=10.5)
         axes.set_xlabel(x_label)
         axes.set_ylim(-0.02, 1.02)
@@ -170,3 +189,10 @@ def _figure(size: tuple[float, float]) -> Figure:
 
 def _plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _percent(axes: Axes) -> None:
+    """Rates along the axis, with room for numbers at their ends."""
+    axes.set_xlim(0.0, 1.1)
+    axes.set_xticks(numpy.linspace(0.0, 1.0, 6))
+    axes.xaxis.set_major_formatter("{x:.0%}")

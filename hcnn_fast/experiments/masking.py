@@ -230,7 +230,7 @@ MASKING = Experiment(
     budget=Budget(points=1000, steps=100, starts=10),
     small_budget=Budget(points=128, steps=40, starts=4),
     right_only=True,
-    held_out=False,
+    held_out=None,
     both_models=False,
     attempts=attempts,
     findings=findings,

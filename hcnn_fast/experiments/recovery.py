@@ -224,7 +224,7 @@ RECOVERY = Experiment(
     budget=Budget(points=1000, steps=1000, starts=1, search_steps=500),
     small_budget=Budget(points=64, steps=40, starts=1, search_steps=20),
     right_only=True,
-    held_out=False,
+    held_out=None,
     both_models=False,
     attempts=attempts,
     findings=findings,

@@ -21,6 +21,11 @@ from hcnn_fast.experiments import figures
 from hcnn_fast.experiments.attempts import clean_rows, strengthened_rows
 from hcnn_fast.experiments.beside import quantity_columns
 from hcnn_fast.experiments.experiment import Drawing, Evidence, Experiment, Findings, Work
+from hcnn_fast.experiments.half_radius import (
+    half_radius_bounds,
+    half_radius_rows,
+    half_radius_table,
+)
 from hcnn_fast.experiments.settings import Budget
 
 if TYPE_CHECKING:
@@ -90,8 +95,9 @@ def findings(found: Evidence) -> Findings:
             ),
         ),
     )
+    halves = half_radius_rows(half_radius_bounds(found), measured, differs=found.differs)
     return Findings(
-        tables=(table,),
+        tables=(table, half_radius_table(halves, found)),
         reading=tuple(s for role in found.tables for s in _reading(role, found, measured)),
         numbers={
             "thresholds": named,
@@ -99,7 +105,7 @@ def findings(found: Evidence) -> Findings:
                 {"model": role, "radius": radius, "threshold": name, **metrics.to_dict()}
                 for (role, radius, name), metrics in measured.items()
             ],
-            "side_by_side": [row.to_dict() for row in rows],
+            "side_by_side": [row.to_dict() for row in (*rows, *halves)],
         },
         drawings=(
             Drawing(
@@ -195,7 +201,7 @@ REJECTION = Experiment(
     budget=Budget(points=1000, steps=100, starts=10),
     small_budget=Budget(points=128, steps=40, starts=2),
     right_only=True,
-    held_out=True,
+    held_out=clean_rows,
     both_models=True,
     attempts=attempts,
     findings=findings,

@@ -14,7 +14,6 @@ from torch import Tensor
 from hcnn_fast._version import __version__
 from hcnn_fast.data import ImageDataset
 from hcnn_fast.evaluation import AttemptTable, concatenate, write_attempts
-from hcnn_fast.experiments.attempts import clean_rows
 from hcnn_fast.experiments.chunks import ChunkStore
 from hcnn_fast.experiments.experiment import Evidence, Experiment, Subject, Work
 from hcnn_fast.experiments.points import choose_points, divide, pixels
@@ -75,7 +74,12 @@ class Task:
             "devices": sorted(devices),
         }
 
-    def work(self, subject: Subject, example: Tensor) -> Work:  # example [n]
+    def work(
+        self,
+        subject: Subject,
+        example: Tensor,  # [n]
+        held_out: AttemptTable | None = None,
+    ) -> Work:
         """Some points, to be attacked on one of the models."""
         x, y = pixels(self.data, example, subject)
         return Work(
@@ -86,6 +90,7 @@ class Task:
             y=y,
             classes=self.data.classes,
             settings=self.settings,
+            held_out=held_out,
         )
 
 
@@ -119,17 +124,21 @@ def run_chunks(
         advance: called with the number of points done, those found in the store included.
     """
     began = time.monotonic()
-    if task.experiment.held_out:
+    held_out: dict[str, AttemptTable] = {}
+    if task.experiment.held_out is not None:
+        held = divide(task.data, task.settings.seed).held_out
         for subject in task.measured:
             if not store.has(subject.key, HELD_OUT):
-                held = divide(task.data, task.settings.seed).held_out
-                store.write(subject.key, HELD_OUT, clean_rows(task.work(subject, held)))
+                made_rows = task.experiment.held_out(task.work(subject, held))
+                store.write(subject.key, HELD_OUT, made_rows)
+            held_out[subject.role] = store.read(subject.key, HELD_OUT, held)
     for chunk in range(_chunks(task.settings)):
         part = _part(task.settings, chunk)
         made = False
         for subject in task.measured:
             if not store.has(subject.key, _name(chunk)):
-                work = task.work(subject, points[subject.role][part])
+                example = points[subject.role][part]
+                work = task.work(subject, example, held_out.get(subject.role))
                 store.write(subject.key, _name(chunk), task.experiment.attempts(work))
                 made = True
         advance(len(range(task.settings.points)[part]))
@@ -158,7 +167,7 @@ def evidence(task: Task, points: dict[str, Tensor], store: ChunkStore) -> Eviden
             parts.append(store.read(subject.key, _name(chunk), example))
         tables[subject.role] = concatenate(parts)
         write_attempts(store.folder / f"{subject.key}.parquet", tables[subject.role])
-        if task.experiment.held_out:
+        if task.experiment.held_out is not None:
             held = divide(task.data, task.settings.seed).held_out
             held_out[subject.role] = store.read(subject.key, HELD_OUT, held)
     return Evidence(

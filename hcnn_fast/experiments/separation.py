@@ -262,7 +262,7 @@ SEPARATION = Experiment(
     budget=Budget(points=300, steps=100, starts=10),
     small_budget=Budget(points=128, steps=40, starts=2),
     right_only=False,
-    held_out=False,
+    held_out=None,
     both_models=True,
     attempts=attempts,
     findings=findings,

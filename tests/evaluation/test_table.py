@@ -35,6 +35,13 @@ def attempt(**changes: Any) -> AttemptTable:
     return AttemptTable.of_attempt(**(arguments | changes))
 
 
+def test_restarts_may_differ_from_row_to_row() -> None:
+    assert attempt(restart=torch.tensor([4, 2])).restart.tolist() == [4, 2]
+    assert attempt(restart=3).restart.tolist() == [3, 3]
+    with pytest.raises(ValueError, match="lengths"):
+        attempt(restart=torch.tensor([4, 2, 1]))
+
+
 def test_columns_hold_the_values_given_and_are_copies() -> None:
     confidence = torch.tensor([0.6, 0.75])
     held = answers(confidence=confidence)

@@ -2,58 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from small_task import run_task, small_task
 from torch import Tensor, nn
+from two_class_task import POINTS, RADII, margins, two_class_task, two_classes
 
-from hcnn_fast.data import ImageDataset
-from hcnn_fast.experiments import ROBUST, Evidence, Settings, Subject, Task
+from hcnn_fast.experiments import ROBUST
 from hcnn_fast.experiments.masking_attacks import ladder
-
-RADII = (0.02, 0.05)
-POINTS = 24
-
-
-def two_classes(scale: float = 2.0) -> nn.Module:
-    generator = torch.Generator().manual_seed(2)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
-    with torch.no_grad():
-        model[1].weight.copy_(scale * torch.randn(2, 36, generator=generator))
-        model[1].bias.copy_(-model[1].weight.sum(1) / 2)  # the grey image is on the boundary
-    return model.eval()
-
-
-def two_class_task(name: str, model: nn.Module | None = None, **changes: Any) -> Task:
-    """An experiment on 80 images around grey, one in seven of the other class."""
-    small = small_task(name, natural=False)
-    generator = torch.Generator().manual_seed(6)
-    images = torch.randint(60, 196, (80, 1, 6, 6), generator=generator, dtype=torch.uint8)
-    with torch.no_grad():
-        labels = two_classes()(images.float() / 255.0).argmax(1)
-    labels[::7] = 1 - labels[::7]
-    values = {**vars(small.settings), "radii": RADII, "points": POINTS, **changes}
-    return replace(
-        small,
-        subjects=(Subject("two", ROBUST, model or two_classes(), {}),),
-        data=ImageDataset(images, labels, ("a", "b"), "two", "test"),
-        settings=Settings(**values),
-    )
-
-
-def margins(task: Task, found: Evidence, radius: float) -> Tensor:  # [N] by rising id
-    """Z_y - Z_wrong at the worst point of ball and box, exactly."""
-    example = torch.unique(found.tables[ROBUST].example)
-    x, y = task.data.scaled()[example].double().flatten(1), task.data.labels[example]
-    layer = task.subjects[0].model[1]
-    weight, bias = layer.weight.detach().double(), layer.bias.detach().double()
-    slope = weight[y] - weight[1 - y]  # [N, D]
-    lowest = torch.where(slope > 0, (x - radius).clamp_min(0), (x + radius).clamp_max(1))  # [N, D]
-    return (slope * lowest).sum(1) + bias[y] - bias[1 - y]
 
 
 def test_separation_counts_the_points_where_a_wrong_class_can_be_confident(tmp_path: Path) -> None:
@@ -94,6 +52,49 @@ def test_rejection_rates_are_the_exact_ones(tmp_path: Path) -> None:
         assert entry["recall"]["total"] == POINTS
         counts.add(entry["awpr_with_rejection"]["count"])
     assert len(counts) >= 3
+
+
+def test_half_radius_bounds_are_the_exact_ones(tmp_path: Path) -> None:
+    """No wrong class reaches p within the radius; the base is measured where half of it is."""
+    task = two_class_task("rejection", radii=(0.025, 0.05), confidences=(0.6, 0.9))
+    found = run_task(task, tmp_path)
+    rows = [
+        row
+        for row in task.experiment.findings(found).numbers["side_by_side"]
+        if row["table"] == "half radius" and row["ours"] is not None
+    ]
+    clean = torch.sigmoid(margins(task, found, 0.0))  # [N]
+    counts = set()
+    for row in rows:
+        radius, p = row["setting"]["radius"], float(row["setting"]["threshold"][4:])
+        if row["quantity"] == "base_at_half_radius":
+            assert radius == 0.05
+            expected = margins(task, found, 0.025) > 0.0  # [N]
+        else:
+            safe = torch.sigmoid(-margins(task, found, radius)) < p  # [N]
+            expected = (clean >= p) & safe
+        assert row["ours"]["count"] == int(expected.sum())
+        counts.add((row["quantity"], row["ours"]["count"]))
+    assert len(rows) == 6
+    assert len(counts) >= 4
+
+
+def test_half_radius_bounds_of_the_paper_follow_from_its_tables(tmp_path: Path) -> None:
+    """100 - 14.7 - 10.0 = 75.3 % against 89 % of the base at 0.010 (spec A.9)."""
+    task = two_class_task("rejection")
+    rows = task.experiment.findings(run_task(task, tmp_path)).numbers["side_by_side"]
+    printed = {
+        (row["setting"]["radius"], row["setting"]["threshold"], row["quantity"]): row["published"]
+        for row in rows
+        if row["table"] == "half radius" and row["setting"]["model"] == ROBUST
+    }
+    for radius, p, bound in ((0.02, 0.9, 75.3), (0.02, 0.95, 76.7), (0.02, 0.99, 71.6)):
+        found = printed[radius, f"p = {p:g}", "half_radius_bound"]
+        assert found["value"] == pytest.approx(bound / 100.0)
+        assert found["tag"] == "A"
+    for radius, base in ((0.02, 0.89), (0.03, 0.86)):
+        found = printed[radius, "p = 0.9", "base_at_half_radius"]
+        assert found["value"] == pytest.approx(base)
 
 
 def test_held_out_points_are_never_attacked(tmp_path: Path) -> None:
@@ -168,7 +169,7 @@ def test_transfer_is_measured_where_another_model_is_given(tmp_path: Path) -> No
     assert "transfer from steep" in sign["evidence"]
 
 
-@pytest.mark.parametrize("name", ["rejection", "recovery", "masking"])
+@pytest.mark.parametrize("name", ["rejection", "recovery", "masking", "adaptive"])
 def test_rows_of_every_experiment_do_not_depend_on_chunks(tmp_path: Path, name: str) -> None:
     tables = []
     for chunk in (5, 8):
