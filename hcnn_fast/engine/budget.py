@@ -172,7 +172,8 @@ def _climb(
     ball = Ball(image=image, radius=config.radius, bounds=config.bounds, backend=solver.backend)
     index = torch.arange(len(image), device=image.device)
     candidates = Candidates(index=index, label=torch.zeros_like(index), point=image)
-    with LiveBytes() as live:
+    live = LiveBytes()
+    with live:
         solver.climber.climb(candidates, ball, None, None)
     return live.peak
 
@@ -183,6 +184,7 @@ def _look(
 ) -> int:
     """Peak of a pass for two labels, which keeps all activations from one to the other."""
     labels = min(2, solver.looker.tried)
-    with LiveBytes() as live:
+    live = LiveBytes()
+    with live:
         solver.looker.by_the_label(image, len(image), labels, labels)
     return live.peak
