@@ -45,7 +45,7 @@ def measure(
     }
     return {
         "commit": commit(),
-        "device": torch.cuda.get_device_name() if x.is_cuda else platform.processor(),
+        "device": torch.cuda.get_device_name() if x.is_cuda else platform.machine(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "model": model,
