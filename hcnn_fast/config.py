@@ -67,6 +67,9 @@ class SearchConfig:
             With more, labels that cannot win by more are not climbed for, and runs end where less
             is in reach; see `engine.headroom` for what that rests on.
         batch_size: largest number of candidates that pass the model at once; None: planned.
+        memory_budget: largest number of bytes that the search adds to what is in use when it is
+            called (model, images), at any time, its result included; None: no limit. Batches and
+            the images searched together become smaller to stay within it, never larger.
         keep_points: keep the best point of every label in the result.
 
     Raises:
@@ -91,6 +94,7 @@ class SearchConfig:
     backend: BackendName = "auto"
     tolerance: float = 0.0
     batch_size: int | None = None
+    memory_budget: int | None = None
     keep_points: bool = False
 
     def __post_init__(self) -> None:
@@ -153,6 +157,9 @@ class SearchConfig:
         batch = 1 if self.batch_size is None else self.batch_size
         if _integer("batch_size", batch, "None or an int >= 1") < 1:
             raise _fail("batch_size", batch, "None or an int >= 1")
+        budget = 1 if self.memory_budget is None else self.memory_budget
+        if _integer("memory_budget", budget, "None or an int >= 1 (bytes)") < 1:
+            raise _fail("memory_budget", budget, "None or an int >= 1 (bytes)")
         if not isinstance(self.keep_points, bool):
             raise TypeError(f"keep_points is {self.keep_points!r}, expected True or False")
 

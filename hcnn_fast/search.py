@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hcnn_fast import backends
 from hcnn_fast.config import SearchConfig
-from hcnn_fast.engine.inputs import Classifier, check_images, check_model
-from hcnn_fast.engine.memory import plan_block
+from hcnn_fast.engine.budget import plan_within_budget
+from hcnn_fast.engine.inputs import Classifier, check_model, check_values, within_bounds
+from hcnn_fast.engine.memory import in_batches, plan_block
 from hcnn_fast.engine.model import resolve_precision
 from hcnn_fast.engine.preparation import prepared_model
-from hcnn_fast.engine.solver import Solver
+from hcnn_fast.engine.solver import Solver, Winners
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def search(model: Classifier, x: Tensor, config: SearchConfig) -> SearchResult:
     if not isinstance(config, SearchConfig):
         raise TypeError(f"config is a {type(config).__name__}, expected a SearchConfig")
     with torch.inference_mode(False), torch.enable_grad():
-        images = check_images(x, config)
+        images = check_values(x, config)
         classifier = check_model(model, images)
         with torch.autocast(images.device.type, enabled=False):  # precision is the config's
             return _search_blocks(classifier, images, config)
@@ -93,7 +95,7 @@ def _search_blocks(
     x: Tensor,  # [N, *image]
     config: SearchConfig,
 ) -> SearchResult:
-    """Go through the images in blocks, and join the results."""
+    """Go through the images in blocks; one that memory fails for is gone through in halves."""
     # No images: one blank one, cut off in the end, tells the shapes of the result.
     n, images, problem = len(x), x, config
     if not n:
@@ -101,40 +103,76 @@ def _search_blocks(
         problem = config.replace(steps=1, starts=1)
     backend = backends.resolve(config.backend, x.device.type)
     precision = resolve_precision(config.precision, x)
-    with prepared_model(model, precision, images[:1]) as prepared:
-        batch = config.batch_size or prepared.planned_batch
-        solver = Solver(prepared, problem, backend, batch)
-        size = plan_block(images, solver.looker.tried * problem.starts, batch)
-        blocks = [
-            solver.solve(images[begin : begin + size]) for begin in range(0, len(images), size)
-        ]
+    first = within_bounds(images[:1], config)
+    joined = _Joined(len(images))
+    with prepared_model(model, precision, first) as prepared:
+        if config.memory_budget is None:
+            batch = config.batch_size or prepared.planned_batch
+            solver = Solver(prepared, problem, backend, batch)
+            block = plan_block(images, solver.looker.tried * problem.starts, batch)
+        else:
+            plan = plan_within_budget(model, prepared, problem, backend, images)
+            solver, block = Solver(prepared, problem, backend, plan.batch), plan.block
 
-    def joined(name: str) -> Tensor:
-        return torch.cat([getattr(block, name) for block in blocks])[:n]
+        def run(begin: int, end: int) -> None:
+            winners = solver.solve(within_bounds(images[begin:end], config))
+            joined.put(begin, _result_of(winners, config.objective == "entropy"))
 
-    logits = joined("logits")
-    label_value = joined("label_value")
-    labels, label_prediction = joined("labels"), joined("label_prediction")
-    prediction = joined("prediction")
-    winner = joined("winner")[:, None]  # [N, 1]
-    value = label_value.gather(1, winner)[:, 0]
-    if config.objective == "entropy":
-        labels, label = label_prediction.clone(), prediction.clone()
+        in_batches(len(images), block, run)
+    return joined.result(n)
+
+
+def _result_of(block: Winners, entropy: bool) -> SearchResult:
+    """What the search of a block says of its n images."""
+    value = block.label_value.gather(1, block.winner[:, None])[:, 0]
+    if entropy:
+        labels, label = block.label_prediction, block.prediction
     else:
-        label = labels.gather(1, winner)[:, 0].masked_fill(value == -math.inf, -1)
+        labels = block.labels
+        label = labels.gather(1, block.winner[:, None])[:, 0].masked_fill(value == -math.inf, -1)
     return SearchResult(
-        point=joined("point"),
+        point=block.point,
         value=value.float(),
         label=label,
-        prediction=prediction,
-        confidence=torch.softmax(logits, 1).amax(1).float(),
-        logits=logits,
+        prediction=block.prediction,
+        confidence=torch.softmax(block.logits, 1).amax(1).float(),
+        logits=block.logits,
         labels=labels,
-        label_value=label_value.float(),
-        label_confidence=joined("label_confidence"),
-        label_prediction=label_prediction,
-        label_point=joined("label_point") if config.keep_points else None,
-        steps=joined("steps"),
-        forwards=solver.forwards if n else 0,
-        backwards=solver.backwards if n else 0,
+        label_value=block.label_value.float(),
+        label_confidence=block.label_confidence,
+        label_prediction=block.label_prediction,
+        label_point=block.label_point,
+        steps=block.steps,
+        forwards=block.forwards,
+        backwards=block.backwards,
     )
+
+
+class _Joined:
+    """The results of N images, block by block: memory for them is taken once, and no more."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._tensors: dict[str, Tensor] = {}
+        self._forwards = self._backwards = 0
+
+    def put(self, begin: int, part: SearchResult) -> None:
+        """Keep the results of the images from `begin` on."""
+        found = {field.name: getattr(part, field.name) for field in fields(part)}
+        for name, rows in found.items():
+            if not isinstance(rows, Tensor):
+                continue
+            if name not in self._tensors:
+                self._tensors[name] = rows.new_empty((self._count, *rows.shape[1:]))
+            self._tensors[name][begin : begin + len(rows)] = rows
+        self._forwards += part.forwards
+        self._backwards += part.backwards
+
+    def result(self, count: int) -> SearchResult:
+        """The results of the first `count` images; none of them took no passes."""
+        kept: dict[str, Any] = {name: rows[:count] for name, rows in self._tensors.items()}
+        return SearchResult(
+            **{"label_point": None, **kept},
+            forwards=self._forwards if count else 0,
+            backwards=self._backwards if count else 0,
+        )

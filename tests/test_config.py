@@ -44,6 +44,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
     assert config.bounds == (0.0, 1.0)
     assert (config.precision, config.backend) == ("float32", "auto")
     assert (config.tolerance, config.batch_size, config.keep_points) == (0.0, None, False)
+    assert config.memory_budget is None
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -60,6 +61,7 @@ def test_every_constructor_takes_the_keywords_of_a_run(objective: str) -> None:
         "backend": "reference",
         "tolerance": 1e-3,
         "batch_size": 64,
+        "memory_budget": 2**31,
         "keep_points": True,
     }
     if objective != "entropy":
@@ -137,6 +139,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [  # field, change, value in th
     ("tolerance", {"tolerance": math.inf}, "inf"),
     ("batch_size", {"batch_size": 0}, "0"),
     ("batch_size", {"batch_size": 1.5}, "1.5"),
+    ("memory_budget", {"memory_budget": 0}, "0"),
+    ("memory_budget", {"memory_budget": -5}, "-5"),
+    ("memory_budget", {"memory_budget": 2e9}, "2000000000.0"),
+    ("memory_budget", {"memory_budget": True}, "True"),
+    ("memory_budget", {"memory_budget": "2GB"}, "'2GB'"),
     ("keep_points", {"keep_points": 1}, "1"),
     ("distance_norm", {"distance_norm": "l3"}, "'l3'"),
     ("distance_norm", {"distance_norm": 2}, "2"),
@@ -221,6 +228,7 @@ def configs(draw: st.DrawFn) -> SearchConfig:
         "backend": draw(st.sampled_from(["auto", "reference", "cpu", "cuda", "triton"])),
         "tolerance": draw(st.floats(0.0, 1.0)),
         "batch_size": draw(st.none() | st.integers(1, 10**6)),
+        "memory_budget": draw(st.none() | st.integers(1, 2**40)),
         "keep_points": draw(st.booleans()),
     }
     low = draw(st.floats(-1e3, 1e3))

@@ -14,6 +14,7 @@ from hcnn_fast.cli.classifiers import check_backend, choose_device
 from hcnn_fast.cli.defend_run import Calibration, DefendRequest, run_defend
 from hcnn_fast.cli.failures import WrongUsage
 from hcnn_fast.cli.inputs import InputOptions
+from hcnn_fast.cli.sizes import parse_size
 from hcnn_fast.config import BackendName, Norm, Objective, Precision, Schedule, SearchConfig
 
 SEARCH, INPUT, ANSWER, RESULT = "Search", "Input and model", "Rejection", "Result"
@@ -135,6 +136,15 @@ def defend(
         int | None,
         typer.Option(help="Candidates per pass; planned if not given.", rich_help_panel=SEARCH),
     ] = None,
+    memory_budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Most memory that the search of a chunk of images adds, such as 512MB or 2GiB; no"
+            " limit if not given.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = None,
     threshold: Annotated[
         float | None,
         typer.Option(help="Reject answers of less confidence.", rich_help_panel=ANSWER),
@@ -210,6 +220,7 @@ def defend(
         precision=precision,
         backend=backend,
         batch_size=batch_size,
+        memory_budget=None if memory_budget is None else parse_size(memory_budget),
     )
     where = choose_device(device)
     check_backend(backend, where)

@@ -19,6 +19,20 @@ def check_images(x: object, config: SearchConfig) -> Tensor:
     """x [N, *image] detached, contiguous and clipped to the bounds.
 
     Raises:
+        TypeError, ValueError: as `check_values`.
+    """
+    return within_bounds(check_values(x, config), config)
+
+
+def within_bounds(x: Tensor, config: SearchConfig) -> Tensor:  # [N, *image]
+    """A contiguous copy of images that have passed `check_values`, clipped to the bounds."""
+    return x.contiguous().clamp(*config.bounds)
+
+
+def check_values(x: object, config: SearchConfig) -> Tensor:
+    """x [N, *image] detached, and nothing else done to it.
+
+    Raises:
         TypeError: not a dense tensor, or not float32 or float64.
         ValueError: no image dimension, NaN or infinite values, or values outside the bounds.
     """
@@ -50,7 +64,7 @@ def check_images(x: object, config: SearchConfig) -> Tensor:
             f"precision is {config.precision!r} and x has dtype {x.dtype}, "
             "expected float32 images for a low-precision search"
         )
-    x = x.detach().contiguous()
+    x = x.detach()
     if x.numel():
         smallest, largest = (float(v) for v in torch.aminmax(x))
         if not (smallest > -torch.inf and largest < torch.inf):  # NaN fails both
@@ -60,7 +74,7 @@ def check_images(x: object, config: SearchConfig) -> Tensor:
                 f"x has values in [{smallest:g}, {largest:g}], expected bounds "
                 f"[{low:g}, {high:g}]; scale x, or set bounds="
             )
-    return x.clamp(low, high)
+    return x
 
 
 def check_labels(y: object, x: Tensor, classes: int | None = None) -> Tensor:

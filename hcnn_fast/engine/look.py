@@ -92,7 +92,7 @@ class Looker:
                 if not is_out_of_memory(error):
                     raise
                 batch = max(1, len(x) * tried // 2)
-        return self._by_the_label(x, batch, self.config.labels, tried)
+        return self.by_the_label(x, batch, self.config.labels, tried)
 
     def at_likely_winners(
         self,
@@ -109,7 +109,7 @@ class Looker:
             image = torch.arange(len(x), device=x.device).repeat_interleave(self.tried)
             within = self._reach(x, look.slope, image).view(look.labels.shape)
             return look, Prospects(self._log_probability(look.logits, look.labels), within)
-        look = self._by_the_label(x, batch, SEEN, SEEN)
+        look = self.by_the_label(x, batch, SEEN, SEEN)
         labels = self._labels(look.logits)  # [n, L]
         log_probability = self._log_probability(look.logits, labels)  # [n, L]
         image = torch.arange(len(x), device=x.device).repeat_interleave(SEEN)
@@ -190,7 +190,7 @@ class Looker:
             backwards=len(spread),
         )
 
-    def _by_the_label(
+    def by_the_label(
         self,
         x: Tensor,  # [n, *image]
         batch: int,

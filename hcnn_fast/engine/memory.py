@@ -19,6 +19,10 @@ BLOCK_BATCHES = 4  # so that what is left of the labels of many images still fil
 KEPT_POINTS = 4  # of a candidate: its start, its best, its first gradient, and a copy on the way
 
 
+class OutOfMemory(torch.OutOfMemoryError):
+    """Memory does not suffice for a single candidate in the batch; the cause is attached."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that an allocation failed, on any device."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
@@ -102,7 +106,8 @@ def in_batches(total: int, size: int, run: Callable[[int, int], None]) -> int:
         The size that sufficed.
 
     Raises:
-        RuntimeError: memory does not suffice for a batch of one; the cause is attached.
+        OutOfMemory: memory does not suffice for a batch of one, which is for the caller to see, or
+            for an outer `in_batches` whose smaller parts leave it more.
     """
     begin = 0
     while begin < total:
@@ -113,7 +118,8 @@ def in_batches(total: int, size: int, run: Callable[[int, int], None]) -> int:
             if not is_out_of_memory(error):
                 raise
             if size == 1:
-                raise RuntimeError("out of memory with a single candidate in the batch") from error
+                cause = error.__cause__ if isinstance(error, OutOfMemory) else error
+                raise OutOfMemory("out of memory with a single candidate in the batch") from cause
             size = (min(size, end - begin) + 1) // 2
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

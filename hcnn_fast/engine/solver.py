@@ -30,6 +30,7 @@ class Winners:
         label_value, label_confidence, label_prediction: [n, L] of the best point of each label.
         label_point: [n, L, *image] or None.
         steps: [n] int64, gradient steps spent on each image.
+        forwards, backwards: passes of single images through the model.
     """
 
     labels: Tensor
@@ -42,6 +43,8 @@ class Winners:
     label_prediction: Tensor
     label_point: Tensor | None
     steps: Tensor
+    forwards: int
+    backwards: int
 
 
 @dataclass
@@ -56,6 +59,8 @@ class _Block:
     logits: Tensor  # [B, C] the model at the best points
     value: Tensor  # [B]
     steps: Tensor  # [B] int64
+    forwards: int
+    backwards: int
 
 
 class Solver:
@@ -66,9 +71,6 @@ class Solver:
         config: the problem.
         backend: a backend name that `backends.resolve` returned.
         batch: candidates that pass the model at once.
-
-    Attributes:
-        forwards, backwards: passes of single images through the model so far.
     """
 
     def __init__(
@@ -77,7 +79,6 @@ class Solver:
         self.model = model
         self.config = config
         self.backend = backend
-        self.forwards = self.backwards = 0
         self.climber = Climber(model, config, batch)
         self.looker = Looker(model, config, self.climber.first, backend)
 
@@ -94,8 +95,6 @@ class Solver:
         else:
             look = self.looker.at_all_labels(x, self.climber.batch)
         self.climber.batch = look.batch
-        self.forwards += look.forwards
-        self.backwards += look.backwards
         block = self._block(look, ball)
         if prospects is None:
             self._improve(block, torch.arange(len(block.candidates), device=x.device))
@@ -125,6 +124,8 @@ class Solver:
             label_prediction=label_logits.argmax(2),
             label_point=block.best[row] if config.keep_points else None,
             steps=block.steps.view(len(x), -1).sum(1),
+            forwards=block.forwards,
+            backwards=block.backwards,
         )
 
     def _block(self, look: Look, ball: Ball) -> _Block:
@@ -157,6 +158,8 @@ class Solver:
             logits=logits,
             value=own.clone(),
             steps=torch.zeros_like(index),
+            forwards=look.forwards,
+            backwards=look.backwards,
         )
 
     def _race(self, block: _Block, prospects: Prospects) -> None:
@@ -213,8 +216,8 @@ class Solver:
             block.logits[which[kept]] = found.logits[kept]
             block.value[which[kept]] = value[kept]
             block.steps[which] = found.steps
-            self.forwards += found.forwards
-            self.backwards += found.backwards
+            block.forwards += found.forwards
+            block.backwards += found.backwards
 
     def _value(
         self,

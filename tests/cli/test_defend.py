@@ -183,6 +183,7 @@ def test_calibration_takes_the_last_images_and_none_of_the_input(run: Run, folde
         ("--step-size", "0.01", "--momentum", "0", "--precision", "bfloat16", "--batch-size", "2"),
         ("--backend", "reference", "--device", "cpu", "--radius", "0.2"),
         ("--tolerance", "0.01"),
+        ("--memory-budget", "100000000"),
     ],
     ids=lambda words: words[0] + " " + words[1],
 )
@@ -265,6 +266,8 @@ WRONG_USAGE = [
     (("images", "--objective", "ncn"), "--objective ncn needs --confidence"),
     (("images", "--objective", "hcnn"), "--objective hcnn needs --distance-weight"),
     (("images", "--distance-weight", "1"), "distance_weight is 1.0, expected 0"),
+    (("images", "--memory-budget", "2 cups"), "'2 cups' is no size, expected one such as 512MB"),
+    (("images", "--memory-budget", "1kB"), "memory_budget is 1000, expected at least"),
     (("images", "--backend", "triton"), "triton"),
     (("images", "--device", "abacus"), "--device abacus cannot be used"),
     (("images", "--threshold", "2"), "threshold is 2.0"),
