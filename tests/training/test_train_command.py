@@ -11,7 +11,7 @@ import torch
 
 from hcnn_fast import data, models
 from hcnn_fast.cli.main import main
-from hcnn_fast.training import adversarial
+from hcnn_fast.training import run as training_run
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +74,14 @@ def test_interrupted_training_names_its_epoch_and_resumes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     output = tmp_path / "run"
-    epoch = adversarial._Run.epoch
+    epoch = training_run._Run.epoch
 
-    def interrupt(run: adversarial._Run, *rest: object) -> object:
+    def interrupt(run: training_run._Run, *rest: object) -> object:
         if run.epochs_done == 1:
             raise KeyboardInterrupt
         return epoch(run, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(adversarial._Run, "epoch", interrupt)
+    monkeypatch.setattr(training_run._Run, "epoch", interrupt)
     assert main(words(root, output, "--quiet")) == 130
     assert "interrupted after epoch 1; go on with --resume" in capsys.readouterr().err
     assert not (output / "model.safetensors").exists()
