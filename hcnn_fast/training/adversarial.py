@@ -6,20 +6,24 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from hcnn_fast.training.inner_attack import attacked_images
+from hcnn_fast.training.inner_attack import Rise, attacked_images
+from hcnn_fast.training.losses import LOSSES, entropy
 from hcnn_fast.training.objective import StepLoss, count_right, logits_of
 from hcnn_fast.training.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adversarial:
-    """Cross-entropy at the points that `attacked_images` finds, the model in the mode it is in.
+    """The recipe's loss where `attacked_images` finds it high, the model in the mode it is in.
+
+    The attack climbs the cross-entropy or, for the other losses, an increasing function of theirs
+    that is nowhere flat; with an entropy weight it climbs the sum.
 
     Attributes:
-        recipe: radius, steps and step size of the attack, and how the target is smoothed.
+        recipe: loss, radius, steps and step size of the attack, and how the target is smoothed.
         bfloat16: run the model in bfloat16.
 
-    Source: Madry et al. 2018, equation 2.1.
+    Source: Madry et al. 2018, equation 2.1; Wu et al. 2018, section 3.
     """
 
     recipe: Recipe
@@ -44,9 +48,38 @@ class Adversarial:
             steps=steps,
             step_size=self.recipe.attack_step_size_at(epoch, steps),
             seed=seed,
+            rise=self._rise(labels),
             bfloat16=self.bfloat16,
         )  # [B, *image]
         logits = logits_of(model, worst, self.bfloat16)  # [B, C]
-        smoothing = self.recipe.label_smoothing
-        loss = nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+        loss = self._losses(logits, labels).mean()
         return StepLoss(loss, count_right(logits, labels))
+
+    def _losses(
+        self,
+        logits: Tensor,  # [B, C]
+        labels: Tensor,  # [B]
+    ) -> Tensor:  # [B], or [] their mean
+        """What is minimised."""
+        recipe = self.recipe
+        if recipe.loss == "cross_entropy":
+            loss = nn.functional.cross_entropy(
+                logits, labels, label_smoothing=recipe.label_smoothing
+            )  # []
+        else:
+            loss = LOSSES[recipe.loss].value(logits, labels)  # [B]
+        if recipe.entropy_weight:
+            loss = loss + recipe.entropy_weight * entropy(logits)  # [B]
+        return loss
+
+    def _rise(
+        self,
+        labels: Tensor,  # [B]
+    ) -> Rise | None:
+        """What the attack climbs; None: the cross-entropy."""
+        loss, weight = LOSSES[self.recipe.loss], self.recipe.entropy_weight
+        if weight:
+            return lambda logits: loss.value(logits, labels) + weight * entropy(logits)
+        if self.recipe.loss == "cross_entropy":
+            return None
+        return lambda logits: loss.rise(logits, labels)
