@@ -198,3 +198,12 @@ def test_an_epoch_of_ccat_is_judged_with_rejection() -> None:
     assert validate(model, images, labels, far) == (1.0, 0.0)
     wrong = validate(model, images, 1 - labels, Recipe(method="ccat", **made))
     assert wrong == (0.0, 0.0)
+
+
+def test_a_right_answer_that_is_rejected_does_not_count_for_ccat() -> None:
+    """The least sure of 100 images falls below the threshold that keeps 99%."""
+    images = torch.full((100, 1, 1, 1), 77, dtype=torch.uint8)
+    images[42] = 115
+    labels = torch.zeros(100, dtype=torch.int64)
+    made = Recipe(method="ccat", radius=0.1, validation_steps=20, precision="float32")
+    assert validate(Sure(4.0), images, labels, made) == (1.0, 0.99)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hcnn_fast.training import Recipe, attacked_images
 from hcnn_fast.training.adversarial import Adversarial
-from hcnn_fast.training.losses import LOSSES
+from hcnn_fast.training.losses import LOSSES, entropy
 
 RADIUS = 0.05
 
@@ -143,3 +143,56 @@ def test_several_classes_are_raised_to_the_closed_forms_of_margin_and_cross_entr
     np.testing.assert_allclose(reached(margin=False), corners, rtol=1e-9)
     margins = [worst_margin(weight, bias, low[n], high[n], int(k)) for n, k in enumerate(labels)]
     np.testing.assert_allclose(reached(margin=True), margins, rtol=1e-9, atol=1e-12)
+
+
+class ManyAgainstOne(nn.Module):
+    """To the right one wrong class gains 3, to the left eight gain 2: losses differ in the worse.
+
+    Only the first value of an image counts; the second tells images apart.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x.detach().clone())
+        along = x[:, :1] - 0.5
+        return along * torch.tensor([0.0, 3.0] + [-2.0] * 8, dtype=x.dtype)
+
+
+def ends(name: str, entropy_weight: float = 0.0) -> Tensor:  # [32] 1 to the right, -1 to the left
+    """Where one long step leads, once it was seen to be uphill for this loss."""
+    x = torch.rand(32, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x[:, 0] = 0.5
+    y = torch.zeros(32, dtype=torch.int64)
+    recipe = Recipe(
+        radius=0.4,
+        loss=name,  # type: ignore[arg-type]
+        entropy_weight=entropy_weight,
+        attack_steps=1,
+        attack_step_size=2.001,
+        precision="float32",
+    )
+    model = ManyAgainstOne()
+    Adversarial(recipe=recipe)(model, x, y, epoch=0.0, seed=0)
+    start, end = model.seen
+    nearby = torch.tensor([1e-5, 0.0], dtype=torch.float64)
+
+    def value(point: Tensor) -> Tensor:
+        logits = model(point)
+        return LOSSES[name].value(logits, y) + entropy_weight * entropy(logits)  # type: ignore[index]
+
+    rise = value(start + nearby) - value(start - nearby)
+    assert bool((rise != 0.0).all())
+    found = (end - x)[:, 0].sign()
+    assert torch.equal(found, rise.sign())
+    return found
+
+
+def test_every_loss_is_climbed_along_its_own_slope() -> None:
+    found = {name: ends(name) for name in LOSSES}
+    assert torch.equal(found["cross_entropy"], found["squared"])  # both fall with F_y
+    assert torch.equal(found["cw_f6"], found["cw_f7"])  # both rise with the margin
+    assert not torch.equal(found["cross_entropy"], found["cw_f6"])
+    assert not torch.equal(ends("cross_entropy", 50.0), found["cross_entropy"])

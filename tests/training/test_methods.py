@@ -112,3 +112,18 @@ def test_no_two_methods_are_the_same(images: ImageDataset) -> None:
         loss = train(fresh(), images, recipe_of(name, **changes)).history[0].loss
         assert loss not in losses, (name, losses[loss])
         losses[loss] = name
+
+
+@pytest.mark.parametrize("name", ["label-smoothing-all", "at50", "trades", "ccat", "vat"])
+def test_methods_run_in_bfloat16_near_their_float32_loss(images: ImageDataset, name: str) -> None:
+    changes = {"epochs": 1, "validation_images": 0, "learning_rate": 1e-4, "batch_size": 72}
+    exact = train(fresh(), images, recipe_of(name, **changes)).history[0].loss
+    low = train(fresh(), images, recipe_of(name, **changes, precision="bfloat16")).history[0].loss
+    assert low != exact
+    assert low == pytest.approx(exact, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["at50", "ccat"])
+def test_a_diverged_run_says_what_to_change(images: ImageDataset, name: str) -> None:
+    with pytest.raises(RuntimeError, match="smaller learning_rate"):
+        train(fresh(), images, recipe_of(name, learning_rate=1e30))

@@ -117,6 +117,7 @@ def test_variants_choose_by_the_logits_of_wrong_classes() -> None:
         (Calibration(), 0.3, 0.0),
         (Calibration(), 0.4, 0.0),
         (Calibration(rho=1.0), 0.15, 0.5),
+        (Calibration(rho=1.0), 0.4, 0.0),
         (Calibration(rho=2.0), 0.3 * (1 - 2 ** (-1 / 2)), 0.5),
         (Calibration(rho=12.0), 0.3 * (1 - 2 ** (-1 / 12)), 0.5),
         (Calibration(transition="exponential", rho=7.0), 0.3, 0.122),
