@@ -1,4 +1,4 @@
-"""`hcnn-fast train`: a classifier trained on images, or on the worst points near them."""
+"""`hcnn-fast train`: a classifier trained by one of the methods of `hcnn_fast.training`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import Annotated
 
 import typer
 
+from hcnn_fast.cli.train_methods import MethodOptions, method_fields
 from hcnn_fast.cli.train_run import TrainRequest, run_train, summary
+from hcnn_fast.training.losses import LossName
 from hcnn_fast.training.recipe import Method, Recipe, TrainingPrecision
+from hcnn_fast.training.settings import SmoothedOver, Transition
 
-DATA, RECIPE, RESULT = "Data and model", "Recipe", "Result"
+DATA, RECIPE, METHOD, RESULT = "Data and model", "Recipe", "Of one method", "Result"
 
 
 def train(
@@ -19,7 +22,10 @@ def train(
         Method,
         typer.Argument(
             metavar="METHOD",
-            help="adversarial: on the worst point of each image's ball; natural: on the images.",
+            help="natural: on the images; label-smoothing: with less sure labels; adversarial: on"
+            " the worst point of each image's ball; at50: half of each batch attacked; trades:"
+            " images, and the same answer in the ball; ccat: confidence falls with the distance;"
+            " vat: the same answer in the worst direction.",
         ),
     ],
     output: Annotated[
@@ -60,13 +66,20 @@ def train(
     radius: Annotated[
         float,
         typer.Option(
-            help="l_inf radius of the attack, in training (adversarial) and in the final test.",
+            help="l_inf radius of the attack, in training (adversarial, at50, trades, ccat) and in"
+            " the final test.",
             rich_help_panel=RECIPE,
         ),
     ] = 0.1,
     attack_steps: Annotated[
-        int, typer.Option(min=1, help="Steps of the attack at the end.", rich_help_panel=RECIPE)
-    ] = 5,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Steps of the attack at the end; if not given 5 (adversarial), 10 (trades) or 40"
+            " (at50, ccat).",
+            rich_help_panel=RECIPE,
+        ),
+    ] = None,
     first_attack_steps: Annotated[
         int | None,
         typer.Option(
@@ -129,6 +142,71 @@ def train(
     device: Annotated[
         str, typer.Option(help="cpu, cuda, cuda:1; auto: CUDA if any.", rich_help_panel=RECIPE)
     ] = "auto",
+    loss: Annotated[
+        LossName | None,
+        typer.Option(
+            help="adversarial: what is least at its largest; cross_entropy if not given.",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
+    entropy_weight: Annotated[
+        float | None,
+        typer.Option(
+            help="adversarial, vat: weight of the predictions' entropy; 0 if not given.",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
+    label_smoothing: Annotated[
+        float | None,
+        typer.Option(
+            help="label-smoothing, natural, adversarial: share of the target taken from the label;"
+            " 0.1 for label-smoothing and else 0 if not given.",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
+    smoothed_over: Annotated[
+        SmoothedOver | None,
+        typer.Option(
+            help="label-smoothing: the classes that get it; all if not given.",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            help="label-smoothing over boltzmann; 1 if not given.", rich_help_panel=METHOD
+        ),
+    ] = None,
+    beta: Annotated[
+        float | None,
+        typer.Option(
+            help="trades: weight of the divergence; 6 if not given.", rich_help_panel=METHOD
+        ),
+    ] = None,
+    transition: Annotated[
+        Transition | None,
+        typer.Option(
+            help="ccat: how the target falls with the distance; power if not given.",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
+    rho: Annotated[
+        float | None,
+        typer.Option(
+            help="ccat: how fast; 10 (power) or 7 (exponential) if not given.",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
+    l2_radius: Annotated[
+        float | None,
+        typer.Option(
+            help="vat: l2 length of the perturbation; 2 if not given.", rich_help_panel=METHOD
+        ),
+    ] = None,
+    divergence_weight: Annotated[
+        float | None,
+        typer.Option(help="vat: weight of the divergence; 1 if not given.", rich_help_panel=METHOD),
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on from OUTPUT's checkpoint.", rich_help_panel=RESULT),
@@ -150,7 +228,7 @@ def train(
         bool, typer.Option("--quiet", help="No progress, no summary.", rich_help_panel=RESULT)
     ] = False,
 ) -> None:
-    """Train a classifier; adversarial training is that of Madry et al. (2018).
+    """Train a classifier by a published method; an option of another method is refused.
 
     A checkpoint is written after every epoch; Ctrl-C leaves the last one, and --resume with the
     same options goes on from it to the same result. The epoch that does best under attack on
@@ -160,10 +238,21 @@ def train(
     """
     if images is not None:
         validation_images = min(validation_images, images // 10)
-    recipe = Recipe(
-        method=method,
-        radius=radius if method == "adversarial" else 0.0,
+    options = MethodOptions(
         attack_steps=attack_steps,
+        loss=loss,
+        entropy_weight=entropy_weight,
+        label_smoothing=label_smoothing,
+        smoothed_over=smoothed_over,
+        temperature=temperature,
+        beta=beta,
+        transition=transition,
+        rho=rho,
+        l2_radius=l2_radius,
+        divergence_weight=divergence_weight,
+    )
+    recipe = Recipe(
+        **method_fields(method, radius, options),
         first_attack_steps=first_attack_steps,
         attack_ramp_epochs=0 if first_attack_steps is None else max(1, 2 * epochs // 3),
         attack_step_size=attack_step_size,

@@ -19,9 +19,9 @@ from hcnn_fast.cli.failures import Interrupted, WrongUsage
 from hcnn_fast.cli.progress import progress_bar
 from hcnn_fast.training import EpochReport, Recipe, save_weights
 from hcnn_fast.training import train as train_model
-from hcnn_fast.training.adversarial import CHECKPOINT
 from hcnn_fast.training.card import measure, model_card
 from hcnn_fast.training.checkpoint import checkpoint_epoch
+from hcnn_fast.training.run import CHECKPOINT
 
 WEIGHTS = "model.safetensors"
 

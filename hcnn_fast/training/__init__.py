@@ -1,17 +1,33 @@
 """Training of classifiers whose confidence can be trusted near the data."""
 
-from hcnn_fast.training.adversarial import EpochReport, TrainingResult, train
+from hcnn_fast.training.bounds import error_bound, least_loss, wrong_confidence_bound
 from hcnn_fast.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from hcnn_fast.training.inner_attack import attacked_images
 from hcnn_fast.training.recipe import Recipe
+from hcnn_fast.training.run import EpochReport, TrainingResult, train
+from hcnn_fast.training.settings import (
+    Calibration,
+    HalfAttacked,
+    Smoothing,
+    Trades,
+    VirtualAdversarial,
+)
 
 __all__ = [
+    "Calibration",
     "EpochReport",
+    "HalfAttacked",
     "Recipe",
+    "Smoothing",
+    "Trades",
     "TrainingResult",
+    "VirtualAdversarial",
     "attacked_images",
+    "error_bound",
+    "least_loss",
     "load_checkpoint",
     "save_checkpoint",
     "save_weights",
     "train",
+    "wrong_confidence_bound",
 ]

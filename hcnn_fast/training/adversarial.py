@@ -2,353 +2,84 @@
 
 from __future__ import annotations
 
-import copy
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from hcnn_fast.data.dataset import ImageDataset
-from hcnn_fast.training.augmentation import augment
-from hcnn_fast.training.checkpoint import load_checkpoint, save_checkpoint
-from hcnn_fast.training.inner_attack import attacked_images, use_bfloat16
+from hcnn_fast.training.inner_attack import Rise, attacked_images
+from hcnn_fast.training.losses import LOSSES, entropy
+from hcnn_fast.training.objective import StepLoss, count_right, logits_of
 from hcnn_fast.training.recipe import Recipe
 
-CHECKPOINT = "checkpoint.pt"
 
+@dataclass(frozen=True, kw_only=True)
+class Adversarial:
+    """The recipe's loss where `attacked_images` finds it high, the model in the mode it is in.
 
-@dataclass(frozen=True)
-class EpochReport:
-    """What an epoch of training came to.
-
-    Attributes:
-        epoch: number of the epoch, from 1.
-        loss: mean training loss, at the attacked points for adversarial training.
-        accuracy: share of training points classified right while training.
-        validation_clean: accuracy on the held-out images; NaN when none are held out.
-        validation_robust: accuracy on them under attack (the clean one for natural training).
-        seconds: time of training alone.
-        best: whether these weights are the best so far.
-    """
-
-    epoch: int
-    loss: float
-    accuracy: float
-    validation_clean: float
-    validation_robust: float
-    seconds: float
-    best: bool
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """A finished run.
+    The attack climbs the cross-entropy or, for the other losses, an increasing function of theirs
+    that is nowhere flat; with an entropy weight it climbs the sum.
 
     Attributes:
-        weights: the kept state of the model, averaged if the recipe says so, on the CPU.
-        best_epoch: epoch it is from, from 1.
-        history: one report per epoch.
-        train_images: images trained on.
-        seconds: time of training, validation excluded, over all resumed parts.
+        recipe: loss, radius, steps and step size of the attack, and how the target is smoothed.
+        bfloat16: run the model in bfloat16.
+
+    Source: Madry et al. 2018, equation 2.1; Wu et al. 2018, section 3.
     """
 
-    weights: dict[str, Tensor]
-    best_epoch: int
-    history: tuple[EpochReport, ...]
-    train_images: int
-    seconds: float
+    recipe: Recipe
+    bfloat16: bool = False
 
-
-def train(
-    model: nn.Module,
-    data: ImageDataset,
-    recipe: Recipe,
-    output: Path | None = None,
-    *,
-    resume: bool = False,
-    device: torch.device | str = "cpu",
-    on_step: Callable[[int, int, int], None] | None = None,
-    on_epoch: Callable[[EpochReport], None] | None = None,
-) -> TrainingResult:
-    """Train a classifier on the points of highest loss near each image, or on the images.
-
-    Minimises E max_{|d|_inf <= eps} cross-entropy(F(x + d), y) by SGD, the inner maximum found by
-    `attacked_images`. Every random choice is a function of the seed and the step number, so a
-    resumed run equals an uninterrupted one bit for bit on a CPU. The epoch that does best under
-    attack on held-out training images is kept; the test set is never seen.
-
-    Args:
-        model: classifier of [N, C, H, W] images in [0, 1]; trained in place, left with the kept
-            weights in eval mode on `device`.
-        data: images to train on; `recipe.validation_images` of them are held out.
-        recipe: all hyperparameters.
-        output: existing folder for a checkpoint after each epoch; None: no checkpoints.
-        resume: go on from the checkpoint in `output`.
-        device: where to train.
-        on_step: called after each step with the epoch from 1, its steps so far, and all its steps.
-        on_epoch: called after each epoch, once its checkpoint is on disk.
-
-    Raises:
-        FileNotFoundError: resume without a checkpoint.
-        ValueError: fewer images than are held out, or a checkpoint of another run.
-        RuntimeError: the loss is no longer finite.
-
-    Source: Madry et al. 2018, equation 2.1.
-    """
-    if len(data) <= recipe.validation_images:
-        raise ValueError(
-            f"data has {len(data)} images, expected more than the "
-            f"{recipe.validation_images} of validation_images"
-        )
-    if resume and output is None:
-        raise ValueError("output is None, expected the folder of the checkpoint to resume")
-    device = torch.device(device)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(recipe.seed)
-        run = _Run(model, data, recipe, device)
-        if resume and output is not None:
-            run.restore(load_checkpoint(output / CHECKPOINT, run.identity))
-        while not run.finished:
-            report = run.epoch(on_step)
-            if output is not None:
-                save_checkpoint(output / CHECKPOINT, run.identity, run.state())
-            if on_epoch is not None:
-                on_epoch(report)
-    return run.result()
-
-
-class _Run:
-    """The state of a training run between epochs."""
-
-    def __init__(
-        self, model: nn.Module, data: ImageDataset, recipe: Recipe, device: torch.device
-    ) -> None:
-        self.model = model.to(device)
-        if recipe.channels_last:
-            self.model = self.model.to(memory_format=torch.channels_last)
-        self.recipe = recipe
-        self.device = device
-        self.bfloat16 = use_bfloat16(recipe.precision, device)
-        shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-        self.identity: dict[str, Any] = {
-            "data": f"{data.name}/{data.split}",
-            "images": len(data),
-            "model": type(model).__name__,
-            "shapes": shapes,
-            **recipe.to_dict(),
-        }
-        order = torch.randperm(len(data), generator=_generator(recipe.seed))  # [N]
-        split = len(data) - recipe.validation_images
-        self.images = data.images[order[:split]].to(device)  # [N, C, H, W] uint8
-        self.labels = data.labels[order[:split]].to(device)  # [N]
-        self.held_images = data.images[order[split:]].to(device)  # [V, C, H, W] uint8
-        self.held_labels = data.labels[order[split:]].to(device)  # [V]
-        self.steps_per_epoch = -(-split // recipe.batch_size)
-        self.optimiser = _optimiser(self.model, recipe)
-        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.epochs_done = 0
-        self.seconds = 0.0
-        self.history: list[EpochReport] = []
-        self.best_epoch = 0
-        self.best_weights: dict[str, Tensor] = {}
-
-    @property
-    def finished(self) -> bool:
-        """Whether all epochs are done, or none of the last `patience` was better."""
-        patience = self.recipe.patience
-        stale = patience is not None and self.epochs_done - self.best_epoch >= patience
-        return self.epochs_done >= self.recipe.epochs or stale
-
-    def state(self) -> dict[str, Any]:
-        """All that changes during the run, as tensors and plain values."""
-        state: dict[str, Any] = {
-            "epoch": self.epochs_done,
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "random": torch.get_rng_state(),
-            "seconds": self.seconds,
-            "history": [asdict(report) for report in self.history],
-            "best_epoch": self.best_epoch,
-            "best_weights": self.best_weights,
-        }
-        if self.device.type == "cuda":
-            state["random_cuda"] = torch.cuda.get_rng_state(self.device)
-        return state
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go back to where `state` was taken."""
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        torch.set_rng_state(state["random"])
-        if self.device.type == "cuda" and "random_cuda" in state:
-            torch.cuda.set_rng_state(state["random_cuda"], self.device)
-        self.epochs_done = state["epoch"]
-        self.seconds = state["seconds"]
-        self.history = [EpochReport(**report) for report in state["history"]]
-        self.best_epoch = state["best_epoch"]
-        self.best_weights = dict(state["best_weights"])
-
-    def epoch(self, on_step: Callable[[int, int, int], None] | None) -> EpochReport:
-        """One pass over the training images, then validation."""
-        recipe = self.recipe
-        began = time.perf_counter()
-        self.model.train()
-        seed = recipe.seed * 2**32 + self.epochs_done * self.steps_per_epoch
-        order = torch.randperm(len(self.images), generator=_generator(~seed & (2**62 - 1)))
-        loss_sum = torch.zeros((), device=self.device)
-        right = torch.zeros((), dtype=torch.int64, device=self.device)
-        for i in range(self.steps_per_epoch):
-            chosen = order[i * recipe.batch_size : (i + 1) * recipe.batch_size].to(self.device)
-            loss, hits = self._step(self.images[chosen], self.labels[chosen], i, seed + i)
-            loss_sum += loss * len(chosen)
-            right += hits
-            if on_step is not None:
-                on_step(self.epochs_done + 1, i + 1, self.steps_per_epoch)
-        self.seconds += time.perf_counter() - began
-        self.epochs_done += 1
-        mean_loss = float(loss_sum) / len(self.images)
-        if not mean_loss < float("inf"):
-            raise RuntimeError(
-                f"the loss of epoch {self.epochs_done} is {mean_loss}; "
-                "train with a smaller learning_rate"
-            )
-        clean, robust = self._validate()
-        earlier = max((r.validation_robust for r in self.history), default=-1.0)
-        better = not recipe.validation_images or robust > earlier
-        if better:
-            self.best_epoch = self.epochs_done
-            kept = self.average if recipe.average_decay else self.model
-            self.best_weights = {
-                name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-                for name, tensor in kept.state_dict().items()
-            }
-        report = EpochReport(
-            epoch=self.epochs_done,
-            loss=mean_loss,
-            accuracy=int(right) / len(self.images),
-            validation_clean=clean,
-            validation_robust=robust,
-            seconds=time.perf_counter() - began,
-            best=better,
-        )
-        self.history.append(report)
-        return report
-
-    def result(self) -> TrainingResult:
-        """Put the kept weights into the model and describe the run."""
-        self.model.load_state_dict(self.best_weights)
-        self.model.eval()
-        return TrainingResult(
-            weights=self.best_weights,
-            best_epoch=self.best_epoch,
-            history=tuple(self.history),
-            train_images=len(self.images),
-            seconds=self.seconds,
-        )
-
-    def _step(
+    def __call__(
         self,
-        images: Tensor,  # [B, C, H, W] uint8
+        model: nn.Module,
+        images: Tensor,  # [B, *image]
         labels: Tensor,  # [B]
-        step: int,
+        *,
+        epoch: float,
         seed: int,
-    ) -> tuple[Tensor, Tensor]:
-        """One step of SGD: its loss and how many points were classified right."""
-        recipe = self.recipe
-        epoch = self.epochs_done + step / self.steps_per_epoch
-        x = images.to(torch.float32) / 255.0  # [B, C, H, W]
-        x = augment(x, flip=recipe.flip, shift=recipe.shift, generator=_generator(seed))
-        steps = recipe.attack_steps_at(self.epochs_done)
-        x = attacked_images(
-            self.model,
-            x,
+    ) -> StepLoss:
+        """The mean loss at the attacked points of a batch."""
+        steps = self.recipe.attack_steps_at(int(epoch))
+        worst = attacked_images(
+            model,
+            images,
             labels,
-            radius=recipe.radius_at(epoch),
+            radius=self.recipe.radius_at(epoch),
             steps=steps,
-            step_size=recipe.attack_step_size_at(epoch, steps),
+            step_size=self.recipe.attack_step_size_at(epoch, steps),
             seed=seed,
+            rise=self._rise(labels),
             bfloat16=self.bfloat16,
-        )
-        for group in self.optimiser.param_groups:
-            group["lr"] = recipe.learning_rate_at(epoch / recipe.epochs)
-        self.optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, torch.bfloat16, self.bfloat16):
-            logits = self.model(x).float()  # [B, C]
-        loss = nn.functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        self.optimiser.step()
-        self._update_average(self.epochs_done * self.steps_per_epoch + step)
-        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+        )  # [B, *image]
+        logits = logits_of(model, worst, self.bfloat16)  # [B, C]
+        loss = self._losses(logits, labels).mean()
+        return StepLoss(loss, count_right(logits, labels))
 
-    def _update_average(self, step: int) -> None:
-        """Move the average towards the weights; faster at first, when there is little history."""
-        decay = min(self.recipe.average_decay, (1 + step) / (10 + step))
-        weights = self.model.state_dict()
-        with torch.no_grad():
-            for name, kept in self.average.state_dict().items():
-                if kept.is_floating_point():
-                    kept.lerp_(weights[name], 1.0 - decay)
-                else:  # counters of batch normalisation
-                    kept.copy_(weights[name])
-
-    def _validate(self) -> tuple[float, float]:
-        """Accuracy on the held-out images, as they are and under attack."""
+    def _losses(
+        self,
+        logits: Tensor,  # [B, C]
+        labels: Tensor,  # [B]
+    ) -> Tensor:  # [B], or [] their mean
+        """What is minimised."""
         recipe = self.recipe
-        if not len(self.held_images):
-            return float("nan"), float("nan")
-        kept = self.average if recipe.average_decay else self.model
-        clean = robust = 0
-        with _evaluation_mode(kept):
-            for i in range(0, len(self.held_images), 256):
-                x = self.held_images[i : i + 256].to(torch.float32) / 255.0  # [B, C, H, W]
-                y = self.held_labels[i : i + 256]  # [B]
-                worst = attacked_images(
-                    kept,
-                    x,
-                    y,
-                    radius=recipe.radius,
-                    steps=recipe.validation_steps,
-                    step_size=2.5 * recipe.radius / recipe.validation_steps,
-                    seed=recipe.seed,
-                )
-                with torch.no_grad():
-                    clean += int((kept(x).argmax(1) == y).sum())
-                    robust += int((kept(worst).argmax(1) == y).sum())
-        return clean / len(self.held_images), robust / len(self.held_images)
+        if recipe.loss == "cross_entropy":
+            loss = nn.functional.cross_entropy(
+                logits, labels, label_smoothing=recipe.label_smoothing
+            )  # []
+        else:
+            loss = LOSSES[recipe.loss].value(logits, labels)  # [B]
+        if recipe.entropy_weight:
+            loss = loss + recipe.entropy_weight * entropy(logits)  # [B]
+        return loss
 
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode, back in its own mode afterwards."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
-def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum; decay on kernels and matrices only, as Madry et al. do."""
-    weights = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.SGD(
-        [
-            {"params": [p for p in weights if p.ndim > 1], "weight_decay": recipe.weight_decay},
-            {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        nesterov=recipe.momentum > 0.0,
-    )
-
-
-def _generator(seed: int) -> torch.Generator:
-    """A CPU generator of its own: the same numbers whatever the device."""
-    return torch.Generator().manual_seed(seed)
+    def _rise(
+        self,
+        labels: Tensor,  # [B]
+    ) -> Rise | None:
+        """What the attack climbs; None: the cross-entropy."""
+        loss, weight = LOSSES[self.recipe.loss], self.recipe.entropy_weight
+        if weight:
+            return lambda logits: loss.value(logits, labels) + weight * entropy(logits)
+        if self.recipe.loss == "cross_entropy":
+            return None
+        return lambda logits: loss.rise(logits, labels)

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from hcnn_fast import models
 from hcnn_fast.training import Recipe
+from hcnn_fast.training.settings import (
+    Calibration,
+    HalfAttacked,
+    Smoothing,
+    Trades,
+    VirtualAdversarial,
+)
 
 
 @pytest.mark.parametrize(
     ("field", "value", "error"),
     [
-        ("method", "trades", ValueError),
+        ("method", "tradse", ValueError),
+        ("loss", "cw_f5", ValueError),
+        ("entropy_weight", -0.5, ValueError),
+        ("settings", {"beta": 6.0}, TypeError),
         ("precision", "float64", ValueError),
         ("radius", -0.1, ValueError),
         ("radius", 0.0, ValueError),
@@ -84,3 +97,73 @@ def test_radius_and_steps_of_the_attack_ramp_up_to_their_values() -> None:
     assert recipe.attack_step_size_at(1.0, steps=5) == pytest.approx(0.05 * 2.5 / 5)
     assert recipe.replace(attack_step_size=0.3).attack_step_size_at(5.0, 6) == pytest.approx(0.03)
     assert Recipe(attack_steps=7).attack_steps_at(0) == 7
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"method": "ccat", "radius": 0.0}, "radius is 0.0, expected a number > 0 for .*'ccat'"),
+        ({"method": "vat"}, "radius is 0.1, expected 0 for method 'vat'"),
+        ({"method": "trades", "loss": "squared"}, "loss is 'squared', expected 'cross_entropy'"),
+        ({"method": "at50", "entropy_weight": 1.0}, "entropy_weight is 1.0, expected 0"),
+        ({"method": "at50", "batch_size": 1}, "batch_size is 1, expected 2 or more"),
+        ({"method": "trades", "label_smoothing": 0.1}, "label_smoothing is 0.1, expected 0"),
+        ({"loss": "cw_f7", "label_smoothing": 0.1}, "expected 0 .* with loss 'cw_f7'"),
+        ({"method": "label-smoothing", "radius": 0.0}, "label_smoothing is 0, expected"),
+    ],
+)
+def test_what_does_not_go_with_a_method_is_refused(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Recipe(**fields)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (lambda: Trades(beta=-1.0), "beta is -1.0"),
+        (lambda: Trades(start_deviation=0.0), "start_deviation is 0.0"),
+        (lambda: HalfAttacked(momentum=1.0), "momentum is 1.0"),
+        (lambda: HalfAttacked(backtracking=1.0), "backtracking is 1.0"),
+        (lambda: HalfAttacked(initialisations=("nought",)), "initialisations has 'nought'"),  # type: ignore[arg-type]
+        (lambda: Calibration(rho=0.0), "rho is 0.0"),
+        (lambda: Calibration(transition="linear"), "transition is 'linear'"),  # type: ignore[arg-type]
+        (lambda: Calibration(momentum=-0.1), "momentum is -0.1"),
+        (lambda: Smoothing(over="some"), "over is 'some'"),  # type: ignore[arg-type]
+        (lambda: Smoothing(temperature=0.0), "temperature is 0.0"),
+        (lambda: VirtualAdversarial(l2_radius=0.0), "l2_radius is 0.0"),
+        (lambda: VirtualAdversarial(power_iterations=0), "power_iterations is 0"),
+        (lambda: Trades.from_dict({"betta": 6.0}), "settings has 'betta', expected fields of Trad"),
+    ],
+)
+def test_wrong_setting_is_named_with_its_value(settings: Callable[[], object], words: str) -> None:
+    with pytest.raises(ValueError, match=f"^{words}"):
+        settings()
+
+
+def test_settings_of_another_method_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"settings is a Trades, expected Calibration for .*'ccat'"):
+        Recipe(method="ccat", settings=Trades())
+    with pytest.raises(TypeError, match="settings is a HalfAttacked, expected Calibration"):
+        Recipe(method="ccat", settings=HalfAttacked())
+    with pytest.raises(TypeError, match="settings is a Trades, expected None"):
+        Recipe(settings=Trades())
+    with pytest.raises(ValueError, match="expected None for method 'natural'"):
+        Recipe.from_dict({"method": "natural", "radius": 0.0, "settings": {"beta": 6.0}})
+
+
+def test_settings_survive_json_and_defaults_are_written_out() -> None:
+    for settings in (Calibration(transition="exponential", rho=7.0), None):
+        recipe = Recipe(method="ccat", settings=settings)
+        values = json.loads(json.dumps(recipe.to_dict()))
+        assert values == recipe.to_dict()
+        assert values["settings"]["initialisations"] == ["gaussian", "uniform_norm", "zero"]
+        assert Recipe.from_dict(values) == recipe
+    assert recipe.to_dict()["settings"]["rho"] == 10.0
+    assert Recipe(method="trades").settings == Trades(beta=6.0, start_deviation=0.001)
+
+
+@pytest.mark.parametrize("name", ["fashion-adversarial", "fashion-natural"])
+def test_cards_of_shipped_models_are_still_read(name: str) -> None:
+    recipe = Recipe.from_dict(models.card(name)["recipe"])
+    assert recipe.method == name.removeprefix("fashion-")
+    assert (recipe.loss, recipe.settings) == ("cross_entropy", None)

@@ -11,7 +11,9 @@ import torch
 
 from hcnn_fast import data, models
 from hcnn_fast.cli.main import main
-from hcnn_fast.training import adversarial
+from hcnn_fast.training import Recipe
+from hcnn_fast.training import run as training_run
+from hcnn_fast.training.settings import Calibration
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +76,14 @@ def test_interrupted_training_names_its_epoch_and_resumes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     output = tmp_path / "run"
-    epoch = adversarial._Run.epoch
+    epoch = training_run._Run.epoch
 
-    def interrupt(run: adversarial._Run, *rest: object) -> object:
+    def interrupt(run: training_run._Run, *rest: object) -> object:
         if run.epochs_done == 1:
             raise KeyboardInterrupt
         return epoch(run, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(adversarial._Run, "epoch", interrupt)
+    monkeypatch.setattr(training_run._Run, "epoch", interrupt)
     assert main(words(root, output, "--quiet")) == 130
     assert "interrupted after epoch 1; go on with --resume" in capsys.readouterr().err
     assert not (output / "model.safetensors").exists()
@@ -127,3 +129,18 @@ def test_unwritable_output_is_refused_before_the_work(
     (tmp_path / "file").write_text("in the way")
     assert main(words(root, tmp_path / "file")) == 2
     assert "cannot be written to" in capsys.readouterr().err
+
+
+def test_a_method_is_trained_and_its_settings_are_in_the_card(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--epochs", "1", "--images", "64", "--test-images", "0", "--json", "--quiet")
+    assert main(words(root, tmp_path, *options, "--rho", "8", method="ccat")) == 0
+    recipe = Recipe.from_dict(json.loads(capsys.readouterr().out)["recipe"])
+    assert recipe.settings == Calibration(rho=8.0)
+    assert main(words(root, tmp_path, *options, "--rho", "9", "--resume", method="ccat")) == 2
+    refusal = capsys.readouterr().err
+    assert "made with settings" in refusal
+    assert refusal.count("\n") == 1
+    assert main(words(root, tmp_path / "other", "--rho", "8", method="trades")) == 2
+    assert "--rho is of method ccat; it says nothing to trades" in capsys.readouterr().err

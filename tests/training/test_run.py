@@ -161,9 +161,7 @@ def test_training_stops_when_patience_ends(
     images: ImageDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([0.5, 0.6, 0.4, 0.6, 0.9, 0.9])
-    monkeypatch.setattr(
-        "hcnn_fast.training.adversarial._Run._validate", lambda run: (1.0, next(scores))
-    )
+    monkeypatch.setattr("hcnn_fast.training.run._Run._validate", lambda run: (1.0, next(scores)))
     result = train(fresh(), images, QUICK.replace(epochs=6, patience=2))
     assert len(result.history) == 4
     assert result.best_epoch == 2
