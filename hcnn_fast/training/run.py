@@ -17,6 +17,7 @@ from hcnn_fast.training.augmentation import augment
 from hcnn_fast.training.checkpoint import load_checkpoint, save_checkpoint
 from hcnn_fast.training.methods import objective_of
 from hcnn_fast.training.recipe import Recipe
+from hcnn_fast.training.streams import generator_of
 from hcnn_fast.training.validation import validate
 
 CHECKPOINT = "checkpoint.pt"
@@ -140,7 +141,7 @@ class _Run:
             "shapes": shapes,
             **recipe.to_dict(),
         }
-        order = torch.randperm(len(data), generator=_generator(recipe.seed))  # [N]
+        order = torch.randperm(len(data), generator=generator_of("held out", recipe.seed))  # [N]
         split = len(data) - recipe.validation_images
         self.images = data.images[order[:split]].to(device)  # [N, C, H, W] uint8
         self.labels = data.labels[order[:split]].to(device)  # [N]
@@ -199,7 +200,7 @@ class _Run:
         began = time.perf_counter()
         self.model.train()
         seed = recipe.seed * 2**32 + self.epochs_done * self.steps_per_epoch
-        order = torch.randperm(len(self.images), generator=_generator(~seed & (2**62 - 1)))
+        order = torch.randperm(len(self.images), generator=generator_of("order", seed))
         loss_sum = torch.zeros((), device=self.device)
         right = torch.zeros((), dtype=torch.int64, device=self.device)
         for i in range(self.steps_per_epoch):
@@ -262,7 +263,9 @@ class _Run:
         recipe = self.recipe
         epoch = self.epochs_done + step / self.steps_per_epoch
         x = images.to(torch.float32) / 255.0  # [B, C, H, W]
-        x = augment(x, flip=recipe.flip, shift=recipe.shift, generator=_generator(seed))
+        x = augment(
+            x, flip=recipe.flip, shift=recipe.shift, generator=generator_of("augmentation", seed)
+        )
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.learning_rate_at(epoch / recipe.epochs)
         self.optimiser.zero_grad(set_to_none=True)
@@ -301,8 +304,3 @@ def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0.0,
     )
-
-
-def _generator(seed: int) -> torch.Generator:
-    """A CPU generator of its own: the same numbers whatever the device."""
-    return torch.Generator().manual_seed(seed)
