@@ -34,7 +34,7 @@ demo: $(PACKAGE) ## set up, then defend sample images; pictures go to out/
 	$(BIN)/hcnn-fast demo
 
 test: $(PACKAGE) ## set up, then run the whole test suite
-	OMP_NUM_THREADS=1 HCNN_FAST_REQUIRED_BACKENDS=cpu $(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 HCNN_FAST_REQUIRED_BACKENDS=cpu $(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 test-large: $(PACKAGE) ## set up, then run the tests with more than 2^31 entries (14 GB of memory)
 	$(BIN)/python -m pytest -m large tests/ops/test_large.py $(PYTEST_ARGS)

@@ -1,6 +1,6 @@
 """Fast defended inference: confidence search in the l_inf ball around each input."""
 
-from hcnn_fast import attacks, data, models, presets, reference
+from hcnn_fast import attacks, data, evaluation, models, presets, reference, training
 from hcnn_fast._version import __version__
 from hcnn_fast.backends import build_info
 from hcnn_fast.config import SearchConfig
@@ -16,8 +16,10 @@ __all__ = [
     "attacks",
     "build_info",
     "data",
+    "evaluation",
     "models",
     "presets",
     "reference",
     "search",
+    "training",
 ]
