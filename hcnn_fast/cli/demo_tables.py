@@ -16,8 +16,8 @@ NOTES = (
     "AWPR and recall are over the images that the base model gets right when clean: AWPR counts"
     " those whose attacked version gets a wrong label, with rejection only where that is accepted.",
     "The attack is static: it targets the base model and does not know the search or the"
-    " threshold. Attacks adapted to the defended model remain to be run, and only they can show"
-    " robustness; for nine test-time defences of this kind Croce et al. (2022) found no clear gain"
+    " threshold. Only attacks on the whole defence can show robustness (hcnn-fast evaluate"
+    " adaptive); for nine test-time defences of this kind Croce et al. (2022) found no clear gain"
     " over the base model under such attacks.",
 )
 
