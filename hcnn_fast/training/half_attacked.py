@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hcnn_fast.attacks import pgd_conf
 from hcnn_fast.attacks.norm_balls import size_of
-from hcnn_fast.attacks.pgd_conf import ConfObjective
+from hcnn_fast.attacks.pgd_conf import ConfObjective, pgd_conf
 from hcnn_fast.training.losses import soft_cross_entropy
 from hcnn_fast.training.objective import StepLoss, count_right, evaluation_mode, logits_of
 from hcnn_fast.training.recipe import Recipe

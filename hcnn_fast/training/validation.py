@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hcnn_fast.attacks import pgd_conf
+from hcnn_fast.attacks.pgd_conf import pgd_conf
 from hcnn_fast.evaluation.rejection import calibrated_threshold
 from hcnn_fast.training.inner_attack import attacked_images
 from hcnn_fast.training.objective import evaluation_mode
