@@ -23,6 +23,7 @@ from hcnn_fast.engine.inputs import (
 )
 from hcnn_fast.engine.memory import in_batches
 from hcnn_fast.engine.model import PreparedModel, resolve_precision
+from hcnn_fast.engine.preparation import prepared_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,24 +176,25 @@ def posed(
             checked = check_model(model, image)
             black = image.new_zeros((1, *image.shape[1:])).clamp_(*config.bounds)
             one = image[:1] if len(image) else black  # without images there are classes still
-            prepared = PreparedModel(checked, resolve_precision(config.precision, image), one)
+            precision = resolve_precision(config.precision, image)
             backend = backends.resolve(config.backend, image.device.type)
-            classes = prepared.classes
-            label = check_labels(label, image, classes)
-            for name in losses:
-                if classes < LOSSES[name].classes:
-                    raise ValueError(
-                        f"objective is {name!r} and the model has {classes} classes, "
-                        f"expected at least {LOSSES[name].classes}"
-                    )
-            planned = config.batch_size is None and len(image)
-            batch = prepared.planned_batch if planned else config.batch_size or 1
-            yield Problem(
-                image=image,
-                label=label,
-                model=prepared,
-                config=config,
-                backend=backend,
-                content=ops.content_hash(image, backend=backend),
-                batch=batch,
-            )
+            with prepared_model(checked, precision, one) as prepared:
+                classes = prepared.classes
+                label = check_labels(label, image, classes)
+                for name in losses:
+                    if classes < LOSSES[name].classes:
+                        raise ValueError(
+                            f"objective is {name!r} and the model has {classes} classes, "
+                            f"expected at least {LOSSES[name].classes}"
+                        )
+                planned = config.batch_size is None and len(image)
+                batch = prepared.planned_batch if planned else config.batch_size or 1
+                yield Problem(
+                    image=image,
+                    label=label,
+                    model=prepared,
+                    config=config,
+                    backend=backend,
+                    content=ops.content_hash(image, backend=backend),
+                    batch=batch,
+                )

@@ -86,7 +86,6 @@ class ValueHill:
                 problem.model, config.replace(steps=steps, step_size=None), problem.batch
             )
         self._config, self._seeds = config, expectation
-        self._runs = runs
         self._labels = torch.stack([runs.target, runs.label], 1)  # [R, W]
         if any_label:
             self._labels = torch.arange(problem.classes, device=runs.label.device)

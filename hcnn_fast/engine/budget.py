@@ -13,19 +13,14 @@ from hcnn_fast.config import SearchConfig
 from hcnn_fast.engine.ball import Ball, Candidates
 from hcnn_fast.engine.inputs import Classifier
 from hcnn_fast.engine.live_bytes import LiveBytes
-from hcnn_fast.engine.memory import plan_block
+from hcnn_fast.engine.memory import POINTS_OF_A_CANDIDATE, plan_block
 from hcnn_fast.engine.model import PreparedModel
 from hcnn_fast.engine.solver import Solver
 
 USABLE = 0.9  # of the budget is planned for; the rest is for what allocators and libraries add
 MEASURED = 2  # candidates that pass together to be measured, so these must fit
 MEASURED_STEPS = 2  # of a run that is measured: a step after a step allocates like any other
-# Tensors of a block at the moment of most of them. Of a candidate's points: start, best and slope
-# at the image; copies of start and slope for the runs at hand, twice where other opinions are
-# asked; what the first runs found, what the second did, and the joining of batches. Norms of
-# distances in float64 come to as many.
-POINTS_OF_A_CANDIDATE = 12
-LOGITS_OF_A_CANDIDATE = 12
+LOGITS_OF_A_CANDIDATE = 12  # tensors of a block, as for its points
 REFERENCE_LOGITS = 32  # the reference objective works in float64, one temporary a formula
 SCALARS_OF_A_CANDIDATE = 40 * 8  # bytes: indices, labels, values, counts and their copies
 POINTS_OF_AN_IMAGE = 6  # the image in the bounds, its winner, and copies on the way

@@ -14,9 +14,13 @@ CPU_LAYER_BYTES = 3 << 19
 CPU_LEAST = 16
 GPU_SHARE = 0.5
 LARGEST_BATCH = 8192
-BLOCK_BYTES = 1 << 28
+BLOCK_BYTES = 3 << 28
 BLOCK_BATCHES = 4  # so that what is left of the labels of many images still fills a batch
-KEPT_POINTS = 4  # of a candidate: its start, its best, its first gradient, and a copy on the way
+# Tensors of a block at the moment of most of them. Of a candidate's points: start, best and slope
+# at the image; copies of start and slope for the runs at hand, twice where other opinions are
+# asked; what the first runs found, what the second did, and the joining of batches. Norms of
+# distances in float64 come to as many.
+POINTS_OF_A_CANDIDATE = 12
 
 
 class OutOfMemory(torch.OutOfMemoryError):
@@ -93,7 +97,7 @@ def plan_block(
 
     Of every candidate of an image a few points are kept until the image's winner is known.
     """
-    candidate = KEPT_POINTS * x[0].numel() * x.element_size()
+    candidate = POINTS_OF_A_CANDIDATE * x[0].numel() * x.element_size()
     return max(1, min(BLOCK_BATCHES * batch, BLOCK_BYTES // max(1, runs * candidate)))
 
 

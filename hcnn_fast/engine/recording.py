@@ -142,8 +142,7 @@ class _Functions(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-# torch leaves the constructors of modes untyped
-class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """Every operation on tensors, whoever calls it."""
 
     @classmethod
@@ -151,7 +150,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False  # nothing compiled runs under it, and skipping would import the compiler: 2 s
 
     def __init__(self, recorder: Recorder) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self._recorder = recorder
 
     def __torch_dispatch__(

@@ -346,7 +346,8 @@ def test_unusable_settings_are_refused(
 def test_what_is_no_defence_is_refused_before_any_work() -> None:
     model = Counting(linear())
     with pytest.raises(TypeError, match="defense is a Counting, expected a Defense"):
-        danskin_pgd(model, images(4), torch.arange(4), radius=0.1)  # type: ignore[arg-type]  # so
+        # no defence, which is refused
+        danskin_pgd(model, images(4), torch.arange(4), radius=0.1)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="defense is a Counting, expected a Defense"):
         value_margin(model)  # type: ignore[arg-type]  # no defence: refused
     assert model.calls == 0

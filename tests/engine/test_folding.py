@@ -263,6 +263,7 @@ def hooked(part: str, method: str) -> Callable[[], nn.Module]:
 
 def override(network: Network) -> None:
     plain = network.conv.forward
+    # A user's own forward on the instance, which is what the test is about.
     network.conv.forward = lambda maps: 2.0 * plain(maps)  # type: ignore[method-assign]
 
 
