@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from hcnn_fast.evaluation import (
     Acceptance,
     AttemptTable,
@@ -61,8 +63,8 @@ class AttackOutcome:
     Attributes:
         plain: base and MCN, accepting every answer.
         rejecting: both, each with its own threshold.
-        gradient_steps: of the attack for an image, its searches not counted.
-        searches: that it asked of the whole defence for an image.
+        gradient_steps: of the attack for an image on average, its searches not counted.
+        searches: that it asked of the whole defence for an image on average.
     """
 
     plain: Mapping[Classifier, Acceptance]
@@ -161,18 +163,13 @@ def measured_at(
 
 
 def _outcome(table: AttemptTable, thresholds: Mapping[Classifier, float]) -> AttackOutcome:
-    cost = {
-        name: (int(steps), int(queries))
-        for name, steps, queries in zip(
-            table.attack, table.gradient_steps, table.queries, strict=True
-        )
-        if name != CLEAN
-    }
+    attacked = torch.tensor([name != CLEAN for name in table.attack])  # [R]
+    images = len(torch.unique(table.example))
     return AttackOutcome(
         plain={name: acceptance(table, name) for name in CLASSIFIERS},
         rejecting={name: acceptance(table, name, thresholds[name]) for name in CLASSIFIERS},
-        gradient_steps=sum(steps for steps, _ in cost.values()),
-        searches=sum(queries for _, queries in cost.values()),
+        gradient_steps=round(int(table.gradient_steps[attacked].sum()) / images),
+        searches=round(int(table.queries[attacked].sum()) / images),
     )
 
 

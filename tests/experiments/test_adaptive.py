@@ -16,8 +16,14 @@ from hcnn_fast.config import SearchConfig
 from hcnn_fast.data import ImageDataset
 from hcnn_fast.defense import Defense
 from hcnn_fast.experiments import ROBUST, Evidence, Subject, Task
-from hcnn_fast.experiments.adaptive_attacks import STATIC, at_radius, threshold_of
-from hcnn_fast.experiments.adaptive_outcomes import ALL_STATIC, NOTHING, UNION, measured
+from hcnn_fast.experiments.adaptive_attacks import DANSKIN, STATIC, at_radius, threshold_of
+from hcnn_fast.experiments.adaptive_outcomes import (
+    ALL_STATIC,
+    NOTHING,
+    UNION,
+    measured,
+    measured_at,
+)
 from hcnn_fast.experiments.points import divide
 
 
@@ -205,3 +211,22 @@ def test_every_attack_has_its_cost_and_every_point_its_rows(
                 continue
             assert each.gradient_steps + each.searches > 0
             assert (each.searches == 0) == (name in (*STATIC, ALL_STATIC))
+
+
+def test_the_cost_of_an_attack_is_its_mean_over_all_points(
+    linear_run: tuple[Task, Evidence],
+) -> None:
+    """Chunks cost different amounts where attacks stop early, so no one row speaks for all."""
+    task, found = linear_run
+    (table,) = found.tables.values()
+    (held_out,) = found.held_out.values()
+    radius = task.settings.radii[0]
+    row = torch.tensor([name == DANSKIN for name in table.attack]) & (table.radius == radius)
+    other = table.example == table.example[row][0]
+    steps = torch.where(row & other, 1000 + 0 * table.example, table.gradient_steps)
+    steps = torch.where(row & ~other, 0, steps)
+    dear = replace(table, gradient_steps=steps)
+    accepted = torch.tensor([name == f"{DANSKIN}, accepted" for name in table.attack])
+    rest = int(table.gradient_steps[accepted & (table.radius == radius)].sum())
+    cost = measured_at(dear, held_out, radius, (0.9,)).attacks[DANSKIN].gradient_steps
+    assert cost == round((1000 + rest) / POINTS)
