@@ -230,9 +230,10 @@ def train(
 ) -> None:
     """Train a classifier by a published method; an option of another method is refused.
 
-    A checkpoint is written after every epoch; Ctrl-C leaves the last one, and --resume with the
-    same options goes on from it to the same result. The epoch that does best under attack on
-    held-out training images is kept, then measured on the test set.
+    A checkpoint is written between steps, as often as a twentieth of the time allows; after Ctrl-C
+    or a crash --resume with the same options goes on from the last one to the same result. The
+    epoch that does best under attack on held-out training images is kept, then measured on the
+    test set.
 
     Exit code 0: weights and card written; 1: failed on the way; 2: wrong usage; 130: interrupted.
     """

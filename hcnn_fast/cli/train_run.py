@@ -20,7 +20,7 @@ from hcnn_fast.cli.progress import progress_bar
 from hcnn_fast.training import EpochReport, Recipe, save_weights
 from hcnn_fast.training import train as train_model
 from hcnn_fast.training.card import measure, model_card
-from hcnn_fast.training.checkpoint import checkpoint_epoch
+from hcnn_fast.training.checkpoint import checkpoint_progress
 from hcnn_fast.training.run import CHECKPOINT
 
 WEIGHTS = "model.safetensors"
@@ -63,7 +63,7 @@ def run_train(request: TrainRequest) -> dict[str, Any]:
     """Check everything, train, measure, write weights and card; returns the card.
 
     Raises:
-        Interrupted: Ctrl-C; says which epoch is on disk.
+        Interrupted: Ctrl-C; says how far the checkpoint is.
         WrongUsage: something cannot be used as asked; nothing was trained.
     """
     recipe = request.recipe
@@ -152,11 +152,13 @@ def _check_output(output: Path, resume: bool) -> None:
 
 
 def _interruption(checkpoint: Path) -> str:
-    """What is on disk after Ctrl-C."""
-    epoch = checkpoint_epoch(checkpoint)
-    if not epoch:
-        return "interrupted in epoch 1; no checkpoint was written"
-    return f"interrupted after epoch {epoch}; go on with --resume from {checkpoint}"
+    """How far the checkpoint on disk is."""
+    epoch, step = checkpoint_progress(checkpoint)
+    if epoch == step == 0:
+        return "interrupted in the first step; no checkpoint was written"
+    steps = f" and {step} step{'' if step == 1 else 's'}" if step else ""
+    epochs = f"{epoch} epoch{'' if epoch == 1 else 's'}"
+    return f"interrupted after {epochs}{steps}; go on with --resume from {checkpoint}"
 
 
 @contextmanager

@@ -4,7 +4,8 @@ from hcnn_fast.training.bounds import error_bound, least_loss, wrong_confidence_
 from hcnn_fast.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from hcnn_fast.training.inner_attack import attacked_images
 from hcnn_fast.training.recipe import Recipe
-from hcnn_fast.training.run import EpochReport, TrainingResult, train
+from hcnn_fast.training.result import EpochReport, TrainingResult
+from hcnn_fast.training.run import train
 from hcnn_fast.training.settings import (
     Calibration,
     HalfAttacked,

@@ -18,7 +18,7 @@ from hcnn_fast.data.dataset import ImageDataset
 from hcnn_fast.evaluation import Proportion
 from hcnn_fast.training.inner_attack import use_bfloat16
 from hcnn_fast.training.recipe import Recipe
-from hcnn_fast.training.run import TrainingResult
+from hcnn_fast.training.result import TrainingResult
 
 CHUNK = 250  # images attacked between two reports of progress
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from torch import Tensor
 
 from hcnn_fast.atomic_files import write_atomically
 
-FORMAT = 1
+FORMAT = 2
+WRITING = 0.05  # share of the time that may go into writing checkpoints between epochs
 
 
 def save_checkpoint(
@@ -50,9 +53,46 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     return state
 
 
-def checkpoint_epoch(path: Path) -> int:
-    """Epochs that the run had done when it saved a checkpoint; 0 without a checkpoint."""
-    return int(_read(path)[1]["epoch"]) if path.is_file() else 0
+@dataclass
+class CheckpointFile:
+    """The checkpoint of one run, written as often as a small share of the time allows.
+
+    A killed run loses the step that it was in, and where writing takes longer than `WRITING` of a
+    step, those since the last checkpoint.
+
+    Attributes:
+        path: the file.
+        identity: see `save_checkpoint`.
+    """
+
+    path: Path
+    identity: Mapping[str, Any]
+    _ended: float = field(default=-float("inf"), init=False)  # when the last one was written
+    _took: float = field(default=0.0, init=False)
+
+    def load(self) -> dict[str, Any]:
+        """See `load_checkpoint`."""
+        return load_checkpoint(self.path, self.identity)
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """See `save_checkpoint`."""
+        began = time.monotonic()
+        save_checkpoint(self.path, self.identity, state)
+        self._ended = time.monotonic()
+        self._took = self._ended - began
+
+    def save_when_due(self, state: Callable[[], Mapping[str, Any]]) -> None:
+        """Save, unless the last time is too recent for what it took."""
+        if time.monotonic() - self._ended >= self._took / WRITING:
+            self.save(state())
+
+
+def checkpoint_progress(path: Path) -> tuple[int, int]:
+    """Epochs that a run had done when it saved a checkpoint, and steps of the next; 0 without."""
+    if not path.is_file():
+        return 0, 0
+    state = _read(path)[1]
+    return int(state["epoch"]), int(state["step"])
 
 
 def save_weights(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,55 +14,14 @@ from torch import Tensor, nn
 
 from hcnn_fast.data.dataset import ImageDataset
 from hcnn_fast.training.augmentation import augment
-from hcnn_fast.training.checkpoint import load_checkpoint, save_checkpoint
+from hcnn_fast.training.checkpoint import CheckpointFile
 from hcnn_fast.training.methods import objective_of
 from hcnn_fast.training.recipe import Recipe
+from hcnn_fast.training.result import EpochReport, TrainingResult
 from hcnn_fast.training.streams import generator_of
 from hcnn_fast.training.validation import validate
 
 CHECKPOINT = "checkpoint.pt"
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """What an epoch of training came to.
-
-    Attributes:
-        epoch: number of the epoch, from 1.
-        loss: mean training loss, as the recipe's method defines it.
-        accuracy: share of the points trained on, attacked or not, classified right meanwhile.
-        validation_clean: accuracy on the held-out images; NaN when none are held out.
-        validation_robust: accuracy on them under attack (the clean one for natural training).
-        seconds: time of training alone.
-        best: whether these weights are the best so far.
-    """
-
-    epoch: int
-    loss: float
-    accuracy: float
-    validation_clean: float
-    validation_robust: float
-    seconds: float
-    best: bool
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """A finished run.
-
-    Attributes:
-        weights: the kept state of the model, averaged if the recipe says so, on the CPU.
-        best_epoch: epoch it is from, from 1.
-        history: one report per epoch.
-        train_images: images trained on.
-        seconds: time of training, validation excluded, over all resumed parts.
-    """
-
-    weights: dict[str, Tensor]
-    best_epoch: int
-    history: tuple[EpochReport, ...]
-    train_images: int
-    seconds: float
 
 
 def train(
@@ -80,6 +39,7 @@ def train(
 
     SGD minimises the method's objective; see `objective_of`. Every random choice is a function of
     the seed and the step number, so a resumed run equals an uninterrupted one bit for bit on a CPU.
+    Checkpoints are written between steps, as often as `checkpoint.WRITING` of the time allows.
     The epoch that does best under attack on held-out training images is kept; the test set is never
     seen.
 
@@ -88,7 +48,7 @@ def train(
             weights in eval mode on `device`.
         data: images to train on; `recipe.validation_images` of them are held out.
         recipe: all hyperparameters.
-        output: existing folder for a checkpoint after each epoch; None: no checkpoints.
+        output: existing folder for the checkpoint; None: no checkpoints.
         resume: go on from the checkpoint in `output`.
         device: where to train.
         on_step: called after each step with the epoch from 1, its steps so far, and all its steps.
@@ -110,19 +70,28 @@ def train(
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(recipe.seed)
         run = _Run(model, data, recipe, device)
-        if resume and output is not None:
-            run.restore(load_checkpoint(output / CHECKPOINT, run.identity))
+        checkpoint = None
+        if output is not None:
+            checkpoint = CheckpointFile(output / CHECKPOINT, run.identity)
+            if resume:
+                run.restore(checkpoint.load())
         while not run.finished:
-            report = run.epoch(on_step)
-            if output is not None:
-                save_checkpoint(output / CHECKPOINT, run.identity, run.state())
+            while run.step_of_epoch < run.steps_per_epoch:
+                run.step()
+                if checkpoint is not None:
+                    checkpoint.save_when_due(run.state)
+                if on_step is not None:
+                    on_step(run.epochs_done + 1, run.step_of_epoch, run.steps_per_epoch)
+            report = run.end_epoch()
+            if checkpoint is not None:
+                checkpoint.save(run.state())
             if on_epoch is not None:
                 on_epoch(report)
     return run.result()
 
 
 class _Run:
-    """The state of a training run between epochs."""
+    """The state of a training run between steps."""
 
     def __init__(
         self, model: nn.Module, data: ImageDataset, recipe: Recipe, device: torch.device
@@ -151,7 +120,12 @@ class _Run:
         self.optimiser = _optimiser(self.model, recipe)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.epochs_done = 0
-        self.seconds = 0.0
+        self.step_of_epoch = 0
+        self.order: tuple[int, Tensor] | None = None  # of an epoch, by its seed
+        self.loss_sum = torch.zeros((), device=device)  # of the epoch so far
+        self.right = torch.zeros((), dtype=torch.int64, device=device)
+        self.seconds = 0.0  # of training, over all resumed parts
+        self.epoch_seconds = 0.0  # of that, in this epoch
         self.history: list[EpochReport] = []
         self.best_epoch = 0
         self.best_weights: dict[str, Tensor] = {}
@@ -167,11 +141,15 @@ class _Run:
         """All that changes during the run, as tensors and plain values."""
         state: dict[str, Any] = {
             "epoch": self.epochs_done,
+            "step": self.step_of_epoch,
+            "loss_sum": self.loss_sum,
+            "right": self.right,
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "random": torch.get_rng_state(),
             "seconds": self.seconds,
+            "epoch_seconds": self.epoch_seconds,
             "history": [asdict(report) for report in self.history],
             "best_epoch": self.best_epoch,
             "best_weights": self.best_weights,
@@ -189,30 +167,45 @@ class _Run:
         if self.device.type == "cuda" and "random_cuda" in state:
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
         self.epochs_done = state["epoch"]
+        self.step_of_epoch = state["step"]
+        self.loss_sum = state["loss_sum"].to(self.device)
+        self.right = state["right"].to(self.device)
         self.seconds = state["seconds"]
+        self.epoch_seconds = state["epoch_seconds"]
         self.history = [EpochReport(**report) for report in state["history"]]
         self.best_epoch = state["best_epoch"]
         self.best_weights = dict(state["best_weights"])
 
-    def epoch(self, on_step: Callable[[int, int, int], None] | None) -> EpochReport:
-        """One pass over the training images, then validation."""
-        recipe = self.recipe
+    def step(self) -> None:
+        """The next step of SGD in this epoch."""
         began = time.perf_counter()
         self.model.train()
-        seed = recipe.seed * 2**32 + self.epochs_done * self.steps_per_epoch
-        order = torch.randperm(len(self.images), generator=generator_of("order", seed))
-        loss_sum = torch.zeros((), device=self.device)
-        right = torch.zeros((), dtype=torch.int64, device=self.device)
-        for i in range(self.steps_per_epoch):
-            chosen = order[i * recipe.batch_size : (i + 1) * recipe.batch_size].to(self.device)
-            loss, hits = self._step(self.images[chosen], self.labels[chosen], i, seed + i)
-            loss_sum += loss * len(chosen)
-            right += hits
-            if on_step is not None:
-                on_step(self.epochs_done + 1, i + 1, self.steps_per_epoch)
-        self.seconds += time.perf_counter() - began
+        size, seed = self.recipe.batch_size, self._first_seed + self.step_of_epoch
+        chosen = self._order()[self.step_of_epoch * size :][:size].to(self.device)  # [B]
+        loss, hits = self._descend(self.images[chosen], self.labels[chosen], seed)
+        self.loss_sum += loss * len(chosen)
+        self.right += hits
+        self.step_of_epoch += 1
+        self.epoch_seconds += time.perf_counter() - began
+
+    @property
+    def _first_seed(self) -> int:
+        """Seed of the epoch's order and of its first step."""
+        return self.recipe.seed * 2**32 + self.epochs_done * self.steps_per_epoch
+
+    def _order(self) -> Tensor:  # [N]
+        """The order of the images in this epoch."""
+        seed = self._first_seed
+        if self.order is None or self.order[0] != seed:
+            drawn = torch.randperm(len(self.images), generator=generator_of("order", seed))
+            self.order = (seed, drawn)
+        return self.order[1]
+
+    def end_epoch(self) -> EpochReport:
+        """What the steps of this epoch came to; keeps the weights if they are the best so far."""
+        recipe, began = self.recipe, time.perf_counter()
         self.epochs_done += 1
-        mean_loss = float(loss_sum) / len(self.images)
+        mean_loss = float(self.loss_sum) / len(self.images)
         if not mean_loss < float("inf"):
             raise RuntimeError(
                 f"the loss of epoch {self.epochs_done} is {mean_loss}; "
@@ -231,13 +224,16 @@ class _Run:
         report = EpochReport(
             epoch=self.epochs_done,
             loss=mean_loss,
-            accuracy=int(right) / len(self.images),
+            accuracy=int(self.right) / len(self.images),
             validation_clean=clean,
             validation_robust=robust,
-            seconds=time.perf_counter() - began,
+            seconds=self.epoch_seconds + time.perf_counter() - began,
             best=better,
         )
         self.history.append(report)
+        self.seconds += self.epoch_seconds
+        self.step_of_epoch, self.epoch_seconds = 0, 0.0
+        self.loss_sum, self.right = torch.zeros_like(self.loss_sum), torch.zeros_like(self.right)
         return report
 
     def result(self) -> TrainingResult:
@@ -252,16 +248,15 @@ class _Run:
             seconds=self.seconds,
         )
 
-    def _step(
+    def _descend(
         self,
         images: Tensor,  # [B, C, H, W] uint8
         labels: Tensor,  # [B]
-        step: int,
         seed: int,
     ) -> tuple[Tensor, Tensor]:
         """One step of SGD: its loss and how many points were classified right."""
         recipe = self.recipe
-        epoch = self.epochs_done + step / self.steps_per_epoch
+        epoch = self.epochs_done + self.step_of_epoch / self.steps_per_epoch
         x = images.to(torch.float32) / 255.0  # [B, C, H, W]
         x = augment(
             x, flip=recipe.flip, shift=recipe.shift, generator=generator_of("augmentation", seed)
@@ -272,7 +267,7 @@ class _Run:
         step_loss = self.objective(self.model, x, labels, epoch=epoch, seed=seed)
         step_loss.loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.optimiser.step()
-        self._update_average(self.epochs_done * self.steps_per_epoch + step)
+        self._update_average(self.epochs_done * self.steps_per_epoch + self.step_of_epoch)
         return step_loss.loss.detach(), step_loss.right
 
     def _update_average(self, step: int) -> None:

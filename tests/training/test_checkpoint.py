@@ -15,18 +15,18 @@ import torch
 from safetensors.torch import load_file
 
 from hcnn_fast.training import load_checkpoint, save_checkpoint, save_weights
-from hcnn_fast.training.checkpoint import checkpoint_epoch
+from hcnn_fast.training.checkpoint import WRITING, CheckpointFile, checkpoint_progress
 
 IDENTITY = {"data": "fashion-mnist/train", "radius": 0.1, "epochs": 5, "patience": None}
-STATE = {"epoch": 3, "model": {"weight": torch.arange(6.0).view(2, 3)}}
+STATE = {"epoch": 3, "step": 5, "model": {"weight": torch.arange(6.0).view(2, 3)}}
 
 
 def test_saved_state_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
-    assert checkpoint_epoch(path) == 0
+    assert checkpoint_progress(path) == (0, 0)
     save_checkpoint(path, IDENTITY, STATE)
     state = load_checkpoint(path, IDENTITY)
-    assert state["epoch"] == checkpoint_epoch(path) == 3
+    assert (state["epoch"], state["step"]) == checkpoint_progress(path) == (3, 5)
     assert torch.equal(state["model"]["weight"], STATE["model"]["weight"])  # type: ignore[index]
     assert list(tmp_path.iterdir()) == [path]
 
@@ -63,8 +63,27 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not a checkpoint"):
         load_checkpoint(path, IDENTITY)
     torch.save({"format": 99, "identity": {}, "state": {}}, path)
-    with pytest.raises(ValueError, match="format 99, expected 1"):
+    with pytest.raises(ValueError, match="format 99, expected 2"):
         load_checkpoint(path, IDENTITY)
+
+
+def test_writing_between_steps_takes_its_share_of_the_time_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps of 1 s and writes of 0.3 s on a clock of its own."""
+    now, writes = 0.0, 0
+
+    def write(*arguments: object) -> None:
+        nonlocal now, writes
+        now, writes = now + 0.3, writes + 1
+
+    monkeypatch.setattr("hcnn_fast.training.checkpoint.save_checkpoint", write)
+    monkeypatch.setattr("hcnn_fast.training.checkpoint.time.monotonic", lambda: now)
+    file = CheckpointFile(tmp_path / "checkpoint.pt", IDENTITY)
+    for _ in range(1000):
+        now += 1.0
+        file.save_when_due(lambda: STATE)
+    assert 0.8 * WRITING < 0.3 * writes / now <= WRITING
 
 
 WRITER = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from hcnn_fast import data
 from hcnn_fast.data import ImageDataset
-from hcnn_fast.training import EpochReport, Recipe, TrainingResult, train
+from hcnn_fast.training import Recipe, TrainingResult, train
 from hcnn_fast.training.losses import LOSSES
 from hcnn_fast.training.settings import Calibration, Smoothing
 
@@ -85,17 +86,19 @@ def same(first: TrainingResult, second: TrainingResult) -> bool:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_run_stopped_after_an_epoch_ends_with_the_same_bits(
-    images: ImageDataset, tmp_path: Path, name: str
+def test_a_run_stopped_within_an_epoch_ends_with_the_same_bits(
+    images: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    monkeypatch.setattr("hcnn_fast.training.checkpoint.WRITING", math.inf)  # after every step
     recipe = recipe_of(name)
     whole = train(fresh(), images, recipe)
 
-    def interrupt(report: EpochReport) -> None:
-        raise KeyboardInterrupt
+    def interrupt(epoch: int, step: int, steps: int) -> None:
+        if (epoch, step) == (2, 1):
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(fresh(), images, recipe, tmp_path, on_epoch=interrupt)
+        train(fresh(), images, recipe, tmp_path, on_step=interrupt)
     torch.rand(7)  # whatever else happens in between
     resumed = train(Net(), images, recipe, tmp_path, resume=True)
     assert same(whole, resumed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hcnn_fast import data
 from hcnn_fast.data import ImageDataset
 from hcnn_fast.models import SmallCNN
 from hcnn_fast.training import EpochReport, Recipe, TrainingResult, attacked_images, train
+from hcnn_fast.training.checkpoint import checkpoint_progress
 
 QUICK = Recipe(
     radius=0.05,
@@ -110,17 +112,33 @@ def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     assert without_times(whole) == without_times(resumed)
 
 
-def test_interrupt_within_an_epoch_leaves_the_checkpoint_of_the_last_one(
-    images: ImageDataset, tmp_path: Path
+@pytest.mark.parametrize("stop", [(1, 1), (2, 3), (2, 16)])
+def test_interrupt_within_an_epoch_loses_no_step_that_was_done(
+    images: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: tuple[int, int]
 ) -> None:
+    monkeypatch.setattr("hcnn_fast.training.checkpoint.WRITING", math.inf)  # after every step
+
     def interrupt(epoch: int, step: int, steps: int) -> None:
-        if (epoch, step) == (2, 3):
+        if (epoch, step) == stop:
             raise KeyboardInterrupt
 
     whole = train(fresh(), images, QUICK)
     with pytest.raises(KeyboardInterrupt):
         train(fresh(), images, QUICK, tmp_path, on_step=interrupt)
-    assert same_weights(whole, train(fresh(), images, QUICK, tmp_path, resume=True))
+    assert checkpoint_progress(tmp_path / "checkpoint.pt") == (stop[0] - 1, stop[1])
+    seen: list[tuple[int, int]] = []
+    resumed = train(
+        fresh(),
+        images,
+        QUICK,
+        tmp_path,
+        resume=True,
+        on_step=lambda epoch, step, steps: seen.append((epoch, step)),
+    )
+    every = [(epoch, step) for epoch in (1, 2) for step in range(1, 17)]
+    assert seen == every[every.index(stop) + 1 :]
+    assert same_weights(whole, resumed)
+    assert without_times(whole) == without_times(resumed)
 
 
 def test_a_finished_run_resumes_to_its_own_result(images: ImageDataset, tmp_path: Path) -> None:

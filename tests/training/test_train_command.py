@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -69,23 +70,27 @@ def test_natural_training_reports_in_words_and_quiet_says_nothing(
     assert (captured.out, captured.err) == ("", "")
 
 
-def test_interrupted_training_names_its_epoch_and_resumes(
+def test_interrupted_training_says_how_far_it_is_and_resumes(
     root: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     output = tmp_path / "run"
-    epoch = training_run._Run.epoch
+    step, left = training_run._Run.step, 8 + 2  # an epoch of 8 steps, and 2 of the next
 
-    def interrupt(run: training_run._Run, *rest: object) -> object:
-        if run.epochs_done == 1:
+    def interrupt(run: training_run._Run) -> None:
+        nonlocal left
+        if not left:
             raise KeyboardInterrupt
-        return epoch(run, *rest)  # type: ignore[arg-type]
+        left -= 1
+        step(run)
 
-    monkeypatch.setattr(training_run._Run, "epoch", interrupt)
+    monkeypatch.setattr(training_run._Run, "step", interrupt)
+    monkeypatch.setattr("hcnn_fast.training.checkpoint.WRITING", math.inf)  # after every step
     assert main(words(root, output, "--quiet")) == 130
-    assert "interrupted after epoch 1; go on with --resume" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "interrupted after 1 epoch and 2 steps; go on with --resume" in said
     assert not (output / "model.safetensors").exists()
     monkeypatch.undo()
     assert main(words(root, output, "--quiet")) == 2
