@@ -16,6 +16,7 @@ from hcnn_fast.experiments import EXPERIMENTS, Resume
 from hcnn_fast.experiments.report import NUMBERS, REPORT
 
 DATA, ATTACK, RESULT = "Models and data", "Attack", "Run and result"
+TRAINING = "Training, of experiments that train their models"
 TABLE_WIDTH = 140  # where standard output is no terminal
 
 
@@ -32,8 +33,12 @@ def _numbers(text: str | None, name: str) -> tuple[float, ...] | None:
 def evaluate(
     name: Annotated[str, typer.Argument(metavar="NAME", help=", ".join(EXPERIMENTS) + ".")],
     model: Annotated[
-        str, typer.Option(help="Model that the experiment is about.", rich_help_panel=DATA)
-    ] = "fashion-adversarial",
+        str | None,
+        typer.Option(
+            help="Model that the experiment is about; fashion-adversarial if not given.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Weights of --model.", rich_help_panel=DATA)
     ] = None,
@@ -109,8 +114,21 @@ def evaluate(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Of points and random starts.", rich_help_panel=ATTACK)
+        int,
+        typer.Option(min=0, help="Of points, random starts and training.", rich_help_panel=ATTACK),
     ] = 0,
+    architecture: Annotated[
+        str | None,
+        typer.Option(help="Of the models; small-cnn if not given.", rich_help_panel=TRAINING),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of each model.", rich_help_panel=TRAINING),
+    ] = None,
+    train_images: Annotated[
+        int | None,
+        typer.Option(min=2, help="The first so many; all if not given.", rich_help_panel=TRAINING),
+    ] = None,
     output: Annotated[
         Path, typer.Option(help="Results go to OUTPUT/NAME.", rich_help_panel=RESULT)
     ] = Path("out"),
@@ -143,7 +161,7 @@ def evaluate(
         bool, typer.Option("--quiet", help="No progress, no tables.", rich_help_panel=RESULT)
     ] = False,
 ) -> None:
-    """Run an experiment of Wu et al. (2018) and put its numbers beside the paper's.
+    """Run an experiment of a source paper and put its numbers beside the paper's.
 
     Writes attempts (Parquet), numbers.json, report.html and pictures. What is done is kept chunk by
     chunk: the same command goes on after Ctrl-C, a crash, or --time. On fashion-mnist-sample the
@@ -169,6 +187,11 @@ def evaluate(
                 "steps": steps,
                 "starts": starts,
                 "search_steps": search_steps,
+            },
+            training={
+                "architecture": architecture,
+                "images": train_images,
+                "epochs": epochs,
             },
             seed=seed,
             chunk=chunk,

@@ -7,7 +7,7 @@ import math
 import platform
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,19 @@ from hcnn_fast.experiments import (
     Settings,
     Subject,
     Task,
+    Training,
     chosen_points,
     evidence,
     open_store,
     points_done,
     run_chunks,
+    trained_family,
 )
+from hcnn_fast.experiments.family import Family
 from hcnn_fast.experiments.report import ReportContext, write_report
 from hcnn_fast.experiments.settings import SMALL, radii_for
+
+ROBUST_MODEL = "fashion-adversarial"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +51,13 @@ class EvaluateRequest:
 
     Attributes:
         name: of the experiment.
-        model, checkpoint: what it is about.
+        model, checkpoint: what it is about; None: the shipped robust model.
         natural, natural_checkpoint: a naturally trained model beside it; None for none.
         data, data_root, download: data set and where it is.
         device: "auto" or the name of a device.
         radii, confidences: None for the experiment's.
         budget: fields of `Budget`, None for the experiment's.
+        training: fields of `Training`, None for the experiment's.
         seed: of points and starts.
         chunk: points stored at a time.
         output: the results go to its subfolder of the experiment's name.
@@ -61,7 +67,7 @@ class EvaluateRequest:
     """
 
     name: str
-    model: str
+    model: str | None
     checkpoint: Path | None
     natural: str | None
     natural_checkpoint: Path | None
@@ -72,6 +78,7 @@ class EvaluateRequest:
     radii: tuple[float, ...] | None
     confidences: tuple[float, ...] | None
     budget: Mapping[str, int | None]
+    training: Mapping[str, Any]
     seed: int
     chunk: int
     output: Path
@@ -110,15 +117,16 @@ def run_evaluate(request: EvaluateRequest) -> Result:
         raise WrongUsage(f"--time is {request.minutes!r}, expected minutes > 0")
     settings = _settings(request, experiment)
     device = choose_device(request.device)
-    subjects = [_subject(request.model, request.checkpoint, device, ROBUST)]
-    if request.natural is not None:
-        subjects.append(_subject(request.natural, request.natural_checkpoint, device, NATURAL))
     data = datasets.load(request.data, "test", request.data_root, request.download)
-    for subject in subjects:
-        check_fit(subject.model, subject.name, data, device)
-    task = Task(experiment=experiment, subjects=tuple(subjects), data=data, settings=settings)
-    points = chosen_points(task)
     folder, seconds = request.output / experiment.name, None
+    if experiment.family is None:
+        subjects = _given_models(request, device)
+        for subject in subjects:
+            check_fit(subject.model, subject.name, data, device)
+    else:
+        subjects = _trained_models(request, experiment.family, settings, folder, device)
+    task = Task(experiment=experiment, subjects=subjects, data=data, settings=settings)
+    points = chosen_points(task)
     if request.minutes is not None:
         seconds = 60.0 * request.minutes
     with open_store(folder, task.fingerprint(), request.resume) as store:
@@ -173,8 +181,55 @@ def _experiment(name: str) -> Experiment:
     return EXPERIMENTS[name]
 
 
+def _given_models(request: EvaluateRequest, device: torch.device) -> tuple[Subject, ...]:
+    """The models that were named, the robust one first."""
+    model = ROBUST_MODEL if request.model is None else request.model
+    subjects = [_subject(model, request.checkpoint, device, ROBUST)]
+    if request.natural is not None:
+        subjects.append(_subject(request.natural, request.natural_checkpoint, device, NATURAL))
+    return tuple(subjects)
+
+
+def _trained_models(
+    request: EvaluateRequest,
+    family: Family,
+    settings: Settings,
+    folder: Path,
+    device: torch.device,
+) -> tuple[Subject, ...]:
+    """The models of a family, trained as far as that is not done yet."""
+    assert settings.training is not None, "filled in for a family"
+    data = datasets.load(request.data, "train", request.data_root, request.download)
+    check_fit(models.build(settings.training.architecture), settings.training.architecture, data)
+    members = family.members(settings)
+    shown: dict[str, int] = {}
+    try:
+        with progress_bar("Training", 100 * len(members), quiet=request.quiet) as advance:
+
+            def count(role: str, done: int, all_steps: int) -> None:
+                percent = 100 * done // all_steps
+                advance(percent - shown.get(role, 0))
+                shown[role] = percent
+
+            return trained_family(members, settings.training, data, folder, device, count)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted while {len(members)} models were trained; the same command goes on"
+        ) from None
+
+
 def _settings(request: EvaluateRequest, experiment: Experiment) -> Settings:
     """What was asked for, filled up from the experiment's budget."""
+    training = {name: value for name, value in request.training.items() if value is not None}
+    if experiment.family is None and training:
+        option = min(training).replace("images", "train-images")
+        raise WrongUsage(f"--{option} says nothing to {experiment.name}, which trains no model")
+    for option in ("model", "natural", "checkpoint", "natural_checkpoint"):
+        if experiment.family is not None and getattr(request, option) is not None:
+            raise WrongUsage(
+                f"--{option.replace('_', '-')} says nothing to {experiment.name}, which trains its"
+                " own models"
+            )
     budget = experiment.small_budget if request.data in SMALL else experiment.budget
     amounts = {name: value for name, value in request.budget.items() if value is not None}
     radii, paper_radii = radii_for(request.data, experiment.paper_radii, request.radii)
@@ -187,6 +242,7 @@ def _settings(request: EvaluateRequest, experiment: Experiment) -> Settings:
         else tuple(sorted(set(request.confidences))),
         seed=request.seed,
         chunk=request.chunk,
+        training=replace(experiment.family.training, **training) if experiment.family else None,
         **{**asdict(budget), **amounts},
     )
 
@@ -204,8 +260,10 @@ def _subject(name: str, checkpoint: Path | None, device: torch.device, role: str
 
 def _command(request: EvaluateRequest, settings: Settings) -> str:
     """The command line that asks for this, with every number spelled out."""
-    words: list[Any] = ["hcnn-fast", "evaluate", request.name, "--model", request.model]
+    words: list[Any] = ["hcnn-fast", "evaluate", request.name]
+    model = ROBUST_MODEL if settings.training is None and request.model is None else request.model
     for option, value in (
+        ("--model", model),
         ("--checkpoint", request.checkpoint),
         ("--natural", request.natural),
         ("--natural-checkpoint", request.natural_checkpoint),
@@ -217,6 +275,7 @@ def _command(request: EvaluateRequest, settings: Settings) -> str:
         ("--steps", settings.steps),
         ("--starts", settings.starts),
         ("--search-steps", settings.search_steps),
+        *(() if settings.training is None else _training_options(settings.training)),
         ("--seed", settings.seed),
         ("--chunk", settings.chunk),
         ("--output", request.output),
@@ -224,3 +283,11 @@ def _command(request: EvaluateRequest, settings: Settings) -> str:
         if value is not None:
             words += [option, value]
     return shlex.join(str(word) for word in words)
+
+
+def _training_options(training: Training) -> tuple[tuple[str, Any], ...]:
+    return (
+        ("--architecture", training.architecture),
+        ("--epochs", training.epochs),
+        ("--train-images", training.images),
+    )

@@ -1,4 +1,4 @@
-"""The experiments of Wu et al. 2018: resumable runs, and what their rows say."""
+"""The experiments of the source papers: resumable runs, and what their rows say."""
 
 from collections.abc import Mapping
 
@@ -15,17 +15,19 @@ from hcnn_fast.experiments.experiment import (
     TextTable,
     Work,
 )
+from hcnn_fast.experiments.label_smoothing import LABEL_SMOOTHING
 from hcnn_fast.experiments.masking import MASKING
 from hcnn_fast.experiments.recovery import RECOVERY
 from hcnn_fast.experiments.rejection import REJECTION
 from hcnn_fast.experiments.run import Task, chosen_points, evidence, points_done, run_chunks
 from hcnn_fast.experiments.separation import SEPARATION
-from hcnn_fast.experiments.settings import Budget, Settings
+from hcnn_fast.experiments.settings import Budget, Settings, Training
+from hcnn_fast.experiments.trained import trained_family
 
 # A new experiment is one more value here: the command, its help and its report follow.
 EXPERIMENTS: Mapping[str, Experiment] = {
     experiment.name: experiment
-    for experiment in (SEPARATION, REJECTION, RECOVERY, MASKING, ADAPTIVE)
+    for experiment in (SEPARATION, REJECTION, RECOVERY, MASKING, ADAPTIVE, LABEL_SMOOTHING)
 }
 
 __all__ = [
@@ -43,10 +45,12 @@ __all__ = [
     "Subject",
     "Task",
     "TextTable",
+    "Training",
     "Work",
     "chosen_points",
     "evidence",
     "open_store",
     "points_done",
     "run_chunks",
+    "trained_family",
 ]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hcnn_fast.evaluation import AttemptTable
+from hcnn_fast.experiments.family import Family
 from hcnn_fast.experiments.settings import Budget, Settings
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Subject:
 
     Attributes:
         name: what it was called.
-        role: what it stands for in the paper's tables, `ROBUST` or `NATURAL`.
+        role: what it stands for in the paper's tables, `ROBUST` or `NATURAL`, or in a family.
         model: in eval mode, on its device.
         card: what is known about it; empty if nothing is.
     """
@@ -172,6 +173,7 @@ class Experiment:
         attempts: makes the rows of a chunk: one clean row for each point, and its attempts. They
             must not depend on what else is in the chunk, beyond the model's own rounding.
         findings: reads the rows of all chunks; a pure function.
+        family: models that the experiment trains itself and measures all; None: it is given models.
     """
 
     name: str
@@ -186,3 +188,4 @@ class Experiment:
     both_models: bool
     attempts: Callable[[Work], AttemptTable]
     findings: Callable[[Evidence], Findings]
+    family: Family | None = None

@@ -80,18 +80,21 @@ def attempts(work: Work) -> AttemptTable:
     settings, classes = work.settings, work.classes
     radius, steps = diagnosed_radius(settings), settings.steps
     rows = [clean_rows(work), _gradient_rows(work)]
-    rows += [_pgd(work, MAIN, count, radius) for count in step_counts(settings)]
-    rows += [_pgd(work, MAIN, steps, other) for other in ladder(settings) if other != radius]
-    rows += [_pgd(work, name, steps, radius) for name in losses(classes) if name != MAIN]
-    rows += [_pgd(work, "cross_entropy", steps, radius, scale) for scale in SCALES if scale != 1.0]
+    rows += [pgd_rows(work, MAIN, count, radius) for count in step_counts(settings)]
+    rows += [pgd_rows(work, MAIN, steps, other) for other in ladder(settings) if other != radius]
+    rows += [pgd_rows(work, name, steps, radius) for name in losses(classes) if name != MAIN]
+    rows += [
+        pgd_rows(work, "cross_entropy", steps, radius, scale) for scale in SCALES if scale != 1.0
+    ]
     rows += _restarts(work, radius)
     rows.append(strengthened_rows(work, radius, attack=TARGETED, starts=1))
     return concatenate([*rows, *_without_gradients(work, radius), *_transferred(work, radius)])
 
 
-def _pgd(
+def pgd_rows(
     work: Work, objective: Objective, steps: int, radius: float, scale: float = 1.0
 ) -> AttemptTable:
+    """One run of PGD from a random start, on the logits times a number."""
     model = work.subject.model if scale == 1.0 else _Scaled(work.subject.model, scale)
     found = pgd(
         model,

@@ -39,6 +39,29 @@ class Budget:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Training:
+    """What an experiment that trains its models spends on each.
+
+    Attributes:
+        architecture: name for `models.build`.
+        images: the first so many training images; None: all.
+        epochs: passes over them.
+    """
+
+    architecture: str = "small-cnn"
+    images: int | None = None
+    epochs: int = 10
+
+    def __post_init__(self) -> None:
+        for name, least in (("images", 2), ("epochs", 1)):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise TypeError(f"{name} is {value!r}, expected an int >= {least}")
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}, expected an int >= {least}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything that decides the rows of an experiment besides models and data.
 
@@ -50,6 +73,7 @@ class Settings:
         points, steps, starts, search_steps: see `Budget`.
         seed: seed of the choice of points and of the attacks' random starts.
         chunk: points of a chunk, the unit that is stored; changes no number.
+        training: of the models that the experiment trains itself; None where it is given models.
 
     Raises:
         TypeError, ValueError: a field has the wrong type or value; the message names it.
@@ -65,6 +89,7 @@ class Settings:
     search_steps: int
     seed: int = 0
     chunk: int = 8
+    training: Training | None = None
 
     def __post_init__(self) -> None:
         for name in (*(f.name for f in fields(Budget)), "chunk", "seed"):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
+from idx_files import write_look_alike
 
 from hcnn_fast import data, models
 from hcnn_fast.cli.main import main
@@ -21,17 +21,7 @@ from hcnn_fast.training.settings import Calibration
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small MNIST look-alike: the sample's images as IDX files."""
     root = tmp_path_factory.mktemp("data")
-    folder = root / "MNIST" / "raw"
-    folder.mkdir(parents=True)
-    sample = data.load("fashion-mnist-sample")
-    for prefix, part in (("train", slice(0, 512)), ("t10k", slice(512, 640))):
-        for kind, values in (
-            ("images-idx3", sample.images[part, 0]),
-            ("labels-idx1", sample.labels[part].to(torch.uint8)),
-        ):
-            sizes = b"".join(n.to_bytes(4, "big") for n in values.shape)
-            content = bytes((0, 0, 8, values.ndim)) + sizes + values.numpy().tobytes()
-            (folder / f"{prefix}-{kind}-ubyte.gz").write_bytes(gzip.compress(content, 1))
+    write_look_alike(root)
     return root
 
 
