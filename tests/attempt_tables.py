@@ -72,6 +72,7 @@ def random_table(
                 base=random_answers(label, generator, kind),
                 defended=random_answers(label, generator, kind),
                 label_rank=torch.randint(CLASSES, (examples,), generator=generator),
+                loss=torch.rand(examples, generator=generator),
             )
         )
     table = concatenate(parts)

@@ -15,6 +15,7 @@ from hcnn_fast.evaluation.answers import ANSWER_COLUMNS, Answers, as_column, ref
 CLEAN = "clean"  # the attack's name in the rows of the images themselves
 UNTARGETED = -1
 NOT_RANKED = -1
+NO_LOSS = -1.0
 
 # Of |x' - x| over |allowed|, where both are float32 and a norm may add up thousands of entries.
 ABSOLUTE_SLACK, RELATIVE_SLACK = 1e-6, 1e-5
@@ -33,6 +34,7 @@ NUMBER_COLUMNS: dict[str, torch.dtype] = {
     "gradient_steps": torch.int64,
     "queries": torch.int64,
     "label_rank": torch.int64,
+    "loss": torch.float64,
 }
 KEY = ("example", "attack", "norm", "radius", "target", "restart", "seed")
 
@@ -58,6 +60,8 @@ class AttemptTable:
         queries: [R] int64, image passes forward that it took.
         label_rank: [R] int64, place of the true class among the points of the defence's search, see
             `label_ranks`: 1 the most confident, 0 missing, -1 not measured.
+        loss: [R] float64 >= 0, loss that the base classifier was trained with, at this point; -1
+            not measured.
         base: answers of the classifier without the defence.
         defended: answers of the classifier with it.
         metadata: names and settings as text.
@@ -79,6 +83,7 @@ class AttemptTable:
     gradient_steps: Tensor
     queries: Tensor
     label_rank: Tensor
+    loss: Tensor
     base: Answers
     defended: Answers
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -102,7 +107,7 @@ class AttemptTable:
         allowed = self.radius * (1.0 + RELATIVE_SLACK) + ABSOLUTE_SLACK  # [R]
         refuse_rows(self.radius < 0.0, "radius", self.radius, "a number >= 0")
         refuse_rows(self.distance > allowed, "distance", self.distance, "no more than the radius")
-        for name in ("label", "target", "label_rank"):
+        for name in ("label", "target", "label_rank", "loss"):
             refuse_rows(getattr(self, name) < -1, name, getattr(self, name), "-1 or more")
         for name in ("restart", "gradient_steps", "queries"):
             refuse_rows(getattr(self, name) < 0, name, getattr(self, name), "0 or more")
@@ -149,12 +154,13 @@ class AttemptTable:
         gradient_steps: int = 0,
         queries: int = 1,
         label_rank: Tensor | None = None,  # [R] int64
+        loss: Tensor | None = None,  # [R]
         metadata: Mapping[str, str] | None = None,
     ) -> AttemptTable:
         """R examples under one attempt of one attack, or clean where no attack is named.
 
         The columns are those of the class, a single value standing for R equal ones; `distance` is
-        needed with a radius > 0, and without `label_rank` the ranks are "not measured".
+        needed with a radius > 0, and `label_rank` and `loss` are "not measured" if not given.
 
         Raises:
             TypeError, ValueError: see the class; or an attack without distances.
@@ -180,6 +186,7 @@ class AttemptTable:
             gradient_steps=same(gradient_steps),
             queries=same(queries),
             label_rank=same(NOT_RANKED) if label_rank is None else label_rank,
+            loss=torch.full((len(example),), NO_LOSS) if loss is None else loss,
             base=base,
             defended=defended,
             metadata=metadata or {},

@@ -10,11 +10,12 @@ import torch
 
 from hcnn_fast.atomic_files import write_atomically
 from hcnn_fast.evaluation.answers import ANSWER_COLUMNS, Answers
-from hcnn_fast.evaluation.table import NUMBER_COLUMNS, TEXT_COLUMNS, AttemptTable
+from hcnn_fast.evaluation.table import NO_LOSS, NUMBER_COLUMNS, TEXT_COLUMNS, AttemptTable
 
 VERSION = 1
 VERSION_KEY, METADATA_KEY = b"hcnn_fast.attempts", b"hcnn_fast.metadata"
 CLASSIFIERS = ("base", "defended")
+LATER = {"loss": NO_LOSS}  # columns that older files lack, and what stands for them
 
 
 def _pyarrow() -> Any:
@@ -73,11 +74,13 @@ def read_attempts(path: Path) -> AttemptTable:
     if version != str(VERSION):
         raise ValueError(f"{path} has the attempt-table version {version}, expected {VERSION}")
     answer_names = [f"{c}_{name}" for c in CLASSIFIERS for name in ANSWER_COLUMNS]
-    missing = {*NUMBER_COLUMNS, *TEXT_COLUMNS, *answer_names} - set(rows.column_names)
+    missing = {*NUMBER_COLUMNS, *TEXT_COLUMNS, *answer_names} - {*rows.column_names, *LATER}
     if missing:
         raise ValueError(f"{path} lacks the columns {', '.join(sorted(missing))}")
 
     def column(name: str) -> torch.Tensor:  # [R]
+        if name in LATER and name not in rows.column_names:
+            return torch.full((len(rows),), LATER[name], dtype=NUMBER_COLUMNS[name])
         return torch.from_numpy(rows.column(name).to_numpy().copy())
 
     columns: dict[str, Any] = {name: column(name) for name in NUMBER_COLUMNS}

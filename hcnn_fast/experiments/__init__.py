@@ -16,6 +16,7 @@ from hcnn_fast.experiments.experiment import (
     Work,
 )
 from hcnn_fast.experiments.label_smoothing import LABEL_SMOOTHING
+from hcnn_fast.experiments.loss_family import LOSS_FAMILY
 from hcnn_fast.experiments.masking import MASKING
 from hcnn_fast.experiments.recovery import RECOVERY
 from hcnn_fast.experiments.rejection import REJECTION
@@ -27,7 +28,15 @@ from hcnn_fast.experiments.trained import trained_family
 # A new experiment is one more value here: the command, its help and its report follow.
 EXPERIMENTS: Mapping[str, Experiment] = {
     experiment.name: experiment
-    for experiment in (SEPARATION, REJECTION, RECOVERY, MASKING, ADAPTIVE, LABEL_SMOOTHING)
+    for experiment in (
+        SEPARATION,
+        REJECTION,
+        RECOVERY,
+        MASKING,
+        ADAPTIVE,
+        LABEL_SMOOTHING,
+        LOSS_FAMILY,
+    )
 }
 
 __all__ = [

@@ -10,6 +10,7 @@ from hcnn_fast.engine.inputs import as_logits
 from hcnn_fast.evaluation import Answers, AttemptTable
 from hcnn_fast.evaluation.table import CLEAN, UNTARGETED
 from hcnn_fast.experiments.experiment import Work
+from hcnn_fast.training.losses import LOSSES, LossName
 
 RUNS = 256  # runs that pass the model at once, or as many as one image has: the same everywhere
 IMAGES = 256  # images that pass the model at once
@@ -35,15 +36,18 @@ def clean_rows(
     *,
     defended: Answers | None = None,
     label_rank: Tensor | None = None,  # [n]
+    loss: LossName | None = None,
 ) -> AttemptTable:
     """The points themselves; without answers of a defence the model's own stand for them."""
-    base = Answers.from_logits(logits_of(work.subject.model, work.x), work.y)
+    logits = logits_of(work.subject.model, work.x)  # [n, C]
+    base = Answers.from_logits(logits, work.y)
     return AttemptTable.of_attempt(
         example=work.example,
         label=work.y,
         base=base,
         defended=base if defended is None else defended,
         label_rank=label_rank,
+        loss=_loss_of(loss, logits, work.y),
         seed=work.settings.seed,
     )
 
@@ -60,6 +64,7 @@ def attack_rows(
     restart: int | Tensor = 0,  # or [n]
     defended: Answers | None = None,
     label_rank: Tensor | None = None,  # [n]
+    loss: LossName | None = None,
 ) -> AttemptTable:
     """What the model answers at the points of an attack, scored by the model alone.
 
@@ -74,10 +79,12 @@ def attack_rows(
         restart: which of the restarts it is, for each image or all.
         defended: answers of a defence there; None: the model's own stand for them.
         label_rank: see `AttemptTable`.
+        loss: a loss of training to measure there; None: none.
     """
     if attack == CLEAN:
         raise ValueError(f"attack is {CLEAN!r}, which names the points themselves")
-    base = Answers.from_logits(logits_of(work.subject.model, point), work.y)
+    logits = logits_of(work.subject.model, point)  # [n, C]
+    base = Answers.from_logits(logits, work.y)
     return AttemptTable.of_attempt(
         example=work.example,
         label=work.y,
@@ -92,7 +99,16 @@ def attack_rows(
         gradient_steps=gradient_steps,
         queries=queries,
         label_rank=label_rank,
+        loss=_loss_of(loss, logits, work.y),
     )
+
+
+def _loss_of(
+    name: LossName | None,
+    logits: Tensor,  # [n, C]
+    label: Tensor,  # [n]
+) -> Tensor | None:  # [n]
+    return None if name is None else LOSSES[name].value(logits.double(), label)
 
 
 def strengthened(
@@ -116,7 +132,9 @@ def strengthened(
     )
 
 
-def strengthened_rows(work: Work, radius: float, *, attack: str, starts: int) -> AttemptTable:
+def strengthened_rows(
+    work: Work, radius: float, *, attack: str, starts: int, loss: LossName | None = None
+) -> AttemptTable:
     """Rows of `strengthened` on the model under test."""
     return attack_rows(
         work,
@@ -124,4 +142,5 @@ def strengthened_rows(work: Work, radius: float, *, attack: str, starts: int) ->
         attack=attack,
         radius=radius,
         gradient_steps=(work.classes - 1) * starts * work.settings.steps,
+        loss=loss,
     )

@@ -88,3 +88,15 @@ def test_missing_pyarrow_is_named_with_its_remedy(
     with pytest.raises(ImportError, match=r'pyarrow is missing: pip install "hcnn_fast\[cli\]"'):
         write_attempts(tmp_path / "attempts.parquet", random_table(0))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_from_before_a_column_reads_as_not_measured(tmp_path: Path) -> None:
+    table = random_table(3)
+    path, older = tmp_path / "now.parquet", tmp_path / "older.parquet"
+    write_attempts(path, table)
+    rows = pyarrow.parquet.read_table(path)
+    pyarrow.parquet.write_table(rows.drop_columns(["loss"]), older)
+    found = read_attempts(older)
+    assert (found.loss == -1.0).all()
+    assert torch.equal(found.base.confidence, table.base.confidence)
+    assert not torch.equal(found.loss, table.loss)
