@@ -14,6 +14,7 @@ from hcnn_fast.evaluation.answers import ANSWER_COLUMNS, Answers, as_column, ref
 
 CLEAN = "clean"  # the attack's name in the rows of the images themselves
 UNTARGETED = -1
+NO_CLASS = -1  # label of inputs that show none, such as noise
 NOT_RANKED = -1
 NO_LOSS = -1.0
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from hcnn_fast.experiments.adaptive import ADAPTIVE
+from hcnn_fast.experiments.ccat import CCAT_EXPERIMENT
 from hcnn_fast.experiments.chunks import ChunkStore, Resume, open_store
 from hcnn_fast.experiments.experiment import (
     NATURAL,
@@ -36,6 +37,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         ADAPTIVE,
         LABEL_SMOOTHING,
         LOSS_FAMILY,
+        CCAT_EXPERIMENT,
     )
 }
 

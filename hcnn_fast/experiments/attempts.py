@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 from torch import Tensor, nn
 
 from hcnn_fast.attacks import AttackResult, strengthened_pgd
+from hcnn_fast.attacks.norm_balls import BallNorm, size_of
 from hcnn_fast.engine.inputs import as_logits
 from hcnn_fast.evaluation import Answers, AttemptTable
 from hcnn_fast.evaluation.table import CLEAN, UNTARGETED
@@ -58,6 +61,8 @@ def attack_rows(
     *,
     attack: str,
     radius: float,
+    norm: str = "linf",
+    distance: Tensor | None = None,  # [n]
     gradient_steps: int = 0,
     queries: int = 1,
     target: int = UNTARGETED,
@@ -72,7 +77,9 @@ def attack_rows(
         work: the points attacked.
         point: what was made of them.
         attack: its name; `CLEAN` is not one.
-        radius: l_inf radius.
+        radius: of the ball.
+        norm: of the radius; a name of `BallNorm` where `distance` is not given.
+        distance: how much of the radius is used; None: measured.
         gradient_steps: of each image, at most.
         queries: of each image, at most.
         target: class aimed at.
@@ -91,8 +98,9 @@ def attack_rows(
         base=base,
         defended=base if defended is None else defended,
         attack=attack,
+        norm=norm,
         radius=radius,
-        distance=(point - work.x).abs().flatten(1).amax(1),
+        distance=_distance(point, work.x, norm) if distance is None else distance,
         target=target,
         restart=restart,
         seed=work.settings.seed,
@@ -101,6 +109,12 @@ def attack_rows(
         label_rank=label_rank,
         loss=_loss_of(loss, logits, work.y),
     )
+
+
+def _distance(point: Tensor, x: Tensor, norm: str) -> Tensor:  # [n, *image] both -> [n]
+    if norm not in get_args(BallNorm):
+        raise ValueError(f"distance is None for norm {norm!r}, expected the distances [n]")
+    return size_of(point - x, norm)  # type: ignore[arg-type]  # a name of one, as just seen
 
 
 def _loss_of(
@@ -117,6 +131,7 @@ def strengthened(
     *,
     starts: int,
     model: nn.Module | None = None,
+    steps: int | None = None,
 ) -> AttackResult:
     """Every wrong class made as confident as can be, on the model under test or another."""
     settings = work.settings
@@ -125,7 +140,7 @@ def strengthened(
         work.x,
         work.y,
         radius=radius,
-        steps=settings.steps,
+        steps=settings.steps if steps is None else steps,
         starts=starts,
         seed=settings.seed,
         batch_size=RUNS,
@@ -133,14 +148,21 @@ def strengthened(
 
 
 def strengthened_rows(
-    work: Work, radius: float, *, attack: str, starts: int, loss: LossName | None = None
+    work: Work,
+    radius: float,
+    *,
+    attack: str,
+    starts: int,
+    steps: int | None = None,
+    loss: LossName | None = None,
 ) -> AttemptTable:
-    """Rows of `strengthened` on the model under test."""
+    """Rows of `strengthened` on the model under test; `steps` None: those of the settings."""
+    steps = work.settings.steps if steps is None else steps
     return attack_rows(
         work,
-        strengthened(work, radius, starts=starts).point,
+        strengthened(work, radius, starts=starts, steps=steps).point,
         attack=attack,
         radius=radius,
-        gradient_steps=(work.classes - 1) * starts * work.settings.steps,
+        gradient_steps=(work.classes - 1) * starts * steps,
         loss=loss,
     )

@@ -181,7 +181,8 @@ def evidence(task: Task, points: dict[str, Tensor], store: ChunkStore) -> Eviden
 
 def points_done(found: Evidence) -> int:
     """How many points of every model the rows are of."""
-    return min(len(torch.unique(table.example)) for table in found.tables.values())
+    tables = found.tables.values()
+    return min(len(torch.unique(table.example[table.example >= 0])) for table in tables)
 
 
 def _chunks(settings: Settings) -> int:
