@@ -22,6 +22,7 @@ from hcnn_fast.experiments import (
     Settings,
     Subject,
     Task,
+    Training,
     chosen_points,
     evidence,
     open_store,
@@ -54,10 +55,14 @@ def small_data(model: nn.Module) -> ImageDataset:
 
 
 def small_task(name: str, *, natural: bool = True, **changes: Any) -> Task:
-    """An experiment on two linear classifiers, a gentle one and a steep one."""
+    """An experiment on two linear classifiers, a gentle one and a steep one.
+
+    One that trains a family is given linear classifiers in its place, each gentler than the last.
+    """
     experiment = EXPERIMENTS[name]
     gentle = linear(0.6, 1)
-    subjects = [Subject("gentle", ROBUST, gentle, {"note": "<b>card</b>"})]
+    card = {"note": "<b>card</b>"}
+    subjects = [Subject("gentle", ROBUST, gentle, card)]
     if natural:
         subjects.append(Subject("steep", NATURAL, linear(3.0, 1), {}))
     values: dict[str, Any] = {
@@ -71,8 +76,14 @@ def small_task(name: str, *, natural: bool = True, **changes: Any) -> Task:
         "search_steps": 3,
         "seed": 3,
         "chunk": 4,
+        "training": experiment.family and Training(epochs=1),
     }
     settings = Settings(**{**values, **changes})
+    if experiment.family is not None:
+        subjects = [
+            Subject(member.role, member.role, linear(3.0 / place, 1), card)
+            for place, member in enumerate(experiment.family.members(settings), start=1)
+        ]
     return Task(
         experiment=experiment,
         subjects=tuple(subjects),

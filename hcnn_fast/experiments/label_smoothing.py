@@ -120,7 +120,7 @@ def measured(found: Evidence) -> dict[str, Smoothed]:
         f"PGD-{settings.steps}, log odds": pgd_name(MAIN, settings.steps),
         f"PGD-{settings.steps}, every wrong class": TARGETED,
         "Square": SQUARE,
-        "transfer from no smoothing": transfer_name(role_of(0.0)),
+        "transfer from no smoothing": transfer_name(found.names[role_of(0.0)]),
     }
     results = {}
     for amount in AMOUNTS:

@@ -7,20 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from small_task import linear, run_task, small_task
+from small_task import run_task, small_task
 
 from hcnn_fast.evaluation import CcatMetrics, Proportion, roc_curve
-from hcnn_fast.experiments import Evidence, Subject, Task, Training, ccat, points_done
+from hcnn_fast.experiments import Evidence, Task, Training, ccat, points_done
 from hcnn_fast.experiments.ccat_attacks import DISTAL, LOWEST, noise_id, threats
 from hcnn_fast.experiments.ccat_claims import claims
 
 
 @pytest.fixture(scope="module")
 def task() -> Task:
-    task = small_task("ccat", steps=10, starts=1, points=12, confidences=())
-    scales = {ccat.NORMAL: 3.0, ccat.AT: 1.5, ccat.CCAT: 0.6}
-    subjects = tuple(Subject(role, role, linear(scale, 1), {}) for role, scale in scales.items())
-    return replace(task, subjects=subjects)
+    return small_task("ccat", steps=10, starts=1, points=12, confidences=())
 
 
 @pytest.fixture(scope="module")
