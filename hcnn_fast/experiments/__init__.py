@@ -16,6 +16,7 @@ from hcnn_fast.experiments.experiment import (
     Work,
 )
 from hcnn_fast.experiments.masking import MASKING
+from hcnn_fast.experiments.peers import PEERS_EXPERIMENT
 from hcnn_fast.experiments.recovery import RECOVERY
 from hcnn_fast.experiments.rejection import REJECTION
 from hcnn_fast.experiments.run import Task, chosen_points, evidence, points_done, run_chunks
@@ -25,7 +26,7 @@ from hcnn_fast.experiments.settings import Budget, Settings
 # A new experiment is one more value here: the command, its help and its report follow.
 EXPERIMENTS: Mapping[str, Experiment] = {
     experiment.name: experiment
-    for experiment in (SEPARATION, REJECTION, RECOVERY, MASKING, ADAPTIVE)
+    for experiment in (SEPARATION, REJECTION, RECOVERY, MASKING, ADAPTIVE, PEERS_EXPERIMENT)
 }
 
 __all__ = [

@@ -105,12 +105,18 @@ def attempts(work: Work) -> AttemptTable:
     """Every attack at every radius on every point, right or wrong; each scored by both models."""
     rows = [clean_rows(work)]
     for radius in work.settings.radii:
-        rows += [_itself(work, radius), _beyond(work, radius)]
-        rows += _static(work, radius)
-        rows += _through_search(work, radius)
-        rows += _blind(work, radius)
-        rows += _rejections(work, radius)
+        rows += [*error_rows(work, radius), _beyond(work, radius), *_rejections(work, radius)]
     return concatenate(rows)
+
+
+def error_rows(work: Work, radius: float) -> list[AttemptTable]:
+    """The points themselves and all attacks that look for wrong answers, accepted or not."""
+    return [
+        _itself(work, radius),
+        *_static(work, radius),
+        *_through_search(work, radius),
+        *_blind(work, radius),
+    ]
 
 
 def _defense(work: Work, radius: float, classifier: Classifier = "defended") -> Defense:
@@ -123,7 +129,7 @@ def _defense(work: Work, radius: float, classifier: Classifier = "defended") -> 
     return Defense(work.subject.model, config, threshold)
 
 
-def _rows(
+def answered_rows(
     work: Work,
     point: Tensor,  # [n, *image]
     attack: str,
@@ -150,24 +156,24 @@ def _rows(
 
 def _found(work: Work, found: AttackResult, attack: str, radius: float) -> AttemptTable:
     """Rows of a result, whose costs are spread evenly over the images."""
-    return _rows(
+    return answered_rows(
         work,
         found.point,
         attack,
         radius,
-        gradient_steps=_each(work, found.gradient_steps),
-        queries=_each(work, found.queries),
+        gradient_steps=share_of_image(work, found.gradient_steps),
+        queries=share_of_image(work, found.queries),
         restart=found.attempt.cpu(),
     )
 
 
-def _each(work: Work, count: int) -> int:
+def share_of_image(work: Work, count: int) -> int:
     """The share of an image, rounded up."""
     return -(-count // max(len(work.y), 1))
 
 
 def _itself(work: Work, radius: float) -> AttemptTable:
-    return _rows(work, work.x, ITSELF, radius)
+    return answered_rows(work, work.x, ITSELF, radius)
 
 
 def _beyond(work: Work, radius: float) -> AttemptTable:
@@ -178,7 +184,7 @@ def _beyond(work: Work, radius: float) -> AttemptTable:
         found.point,
         attack=HALF_RADIUS,
         radius=2.0 * radius,
-        gradient_steps=_each(work, found.gradient_steps),
+        gradient_steps=share_of_image(work, found.gradient_steps),
     )
 
 
