@@ -149,7 +149,7 @@ def peer_points(
         budget: what may be spent on each image.
 
     Raises:
-        RuntimeError: the library returned a point outside the ball or bounds, by more than rounding.
+        RuntimeError: the library returned a point outside ball or bounds, by more than rounding.
     """
     front = _Front(model)
     points = []
@@ -190,7 +190,7 @@ class _Front(nn.Module):
         self.queries += len(x)
         logits = as_logits(self.model(x), len(x))
         if logits.requires_grad:
-            logits.register_hook(self._count)
+            logits.register_hook(self._count)  # type: ignore[no-untyped-call]
         return logits
 
     def _count(self, gradient: Tensor) -> None:  # [n, C]

@@ -1,7 +1,7 @@
 """Attacks of other libraries as plain functions, each with the same radius and budget.
 
-Every function takes a classifier, images in [0, 1], their classes, an l_inf radius and a budget, and
-gives the points that its library returns. The libraries are called as their documentation says;
+Every function takes a classifier, images in [0, 1], their classes, an l_inf radius and a budget,
+and gives the points that its library returns. The libraries are called as their documentation says;
 what their points are worth is for our own models to say.
 """
 
@@ -114,7 +114,7 @@ def foolbox_fmn(
     radius: float,
     budget: PeerBudget,
 ) -> Tensor:  # [N, *image]
-    """`foolbox.attacks.LInfFMNAttack`: the nearest error; what lies further out is clipped by it."""
+    """`foolbox.attacks.LInfFMNAttack`: the nearest error, clipped to the radius by it."""
     import foolbox
 
     attack = foolbox.attacks.LInfFMNAttack(steps=budget.steps)
@@ -274,4 +274,4 @@ def check_installed() -> None:
     absent = [package for module, package in LIBRARIES if not importlib.util.find_spec(module)]
     if absent:
         verb = "is" if len(absent) == 1 else "are"
-        raise ImportError(f'{", ".join(absent)} {verb} missing: pip install "hcnn_fast[bench]"')
+        raise ImportError(f'{", ".join(absent)} {verb} missing: pip install "hcnn_fast[peers]"')

@@ -182,7 +182,7 @@ def test_missing_libraries_are_named_with_the_extra_that_installs_them(
     with pytest.raises(ImportError) as refusal:
         check_installed()
     assert str(refusal.value) == (
-        'adversarial-robustness-toolbox is missing: pip install "hcnn_fast[bench]"'
+        'adversarial-robustness-toolbox is missing: pip install "hcnn_fast[peers]"'
     )
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"^torchattacks, foolbox, .*, pyautoattack are missing"):
