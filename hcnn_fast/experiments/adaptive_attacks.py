@@ -36,12 +36,13 @@ from hcnn_fast.experiments.settings import Settings
 # A search has a radius, so what it answers on a clean image is a row of that radius.
 ITSELF = "the point itself"
 STRENGTHENED, MARGIN, APGD = "strengthened PGD", "PGD on margin", "APGD-T"
+RESTARTED = "APGD-T on DLR, restarts"
 LONG_RANGE, DANSKIN = "long-range", "Danskin-PGD"
 SQUARE, RAYS, NES = "Square", "RayS", "NES"
 REJECTION = "rejection"
 HALF_RADIUS = "twice the radius"  # for the half-radius lemma alone
 
-STATIC = (STRENGTHENED, MARGIN, APGD)
+STATIC = (STRENGTHENED, MARGIN, APGD, RESTARTED)
 BLACK_BOX = (SQUARE, RAYS, NES)
 # What an attack on the defence aims at: a wrong answer, or one that passes the threshold as well.
 GOALS: tuple[Literal["error", "accepted_error"], ...] = ("error", "accepted_error")
@@ -52,6 +53,10 @@ SEARCHED = 200  # held-out points at most that the search is asked about
 QUERIES_A_STEP = 2  # of black-box attacks, for each step of those with gradients
 PAIRS = 4  # of NES: its gradients of few queries
 TARGETS_A_START = 3  # likeliest wrong classes aimed at, for each start
+# Of APGD-T on DLR, for each start: some points fall from no more than a third of the starts, and
+# then only chance decides which attack of one start finds them.
+RESTARTS = 5
+DLR_CLASSES = 4  # for fewer the targeted difference of logits ratio is not defined
 INNER_STEPS = 10  # at most, of the search that an attack follows
 NO_SEARCH = 1e-6  # search radius of a defence that answers as its base model
 
@@ -195,6 +200,14 @@ def _static(work: Work, radius: float) -> list[AttemptTable]:
         STRENGTHENED: strengthened(work, radius, starts=work.settings.starts),
         MARGIN: pgd(model, work.x, work.y, objective="margin", **effort),
         APGD: apgd_targeted(model, work.x, work.y, objective="margin", **effort),
+        RESTARTED: apgd_targeted(
+            model,
+            work.x,
+            work.y,
+            objective="dlr" if work.classes >= DLR_CLASSES else "margin",
+            targets=likeliest_targets(work),
+            **{**effort, "starts": RESTARTS * work.settings.starts},
+        ),
     }
     return [_found(work, result, name, radius) for name, result in found.items()]
 
@@ -210,12 +223,17 @@ def _effort(settings: Settings, radius: float) -> dict[str, Any]:
     }
 
 
+def likeliest_targets(work: Work) -> int:
+    """How many wrong classes are aimed at."""
+    return min(work.classes - 1, TARGETS_A_START * work.settings.starts)
+
+
 def _through_search(work: Work, radius: float) -> list[AttemptTable]:
     """Attacks that know the search: by where it can reach, and by the gradient through it."""
     settings, defense = work.settings, _defense(work, radius)
     effort = {
         **_effort(settings, radius),
-        "targets": min(work.classes - 1, TARGETS_A_START * settings.starts),
+        "targets": likeliest_targets(work),
     }
     inner = _inner_steps(settings)
     rows = []

@@ -20,10 +20,10 @@ from hcnn_fast.evaluation import AttemptTable, concatenate
 from hcnn_fast.evaluation.table import Classifier
 from hcnn_fast.experiments.adaptive_attacks import (
     QUERIES_A_STEP,
-    TARGETS_A_START,
     answered_rows,
     error_rows,
     held_out_rows,
+    likeliest_targets,
     search_config,
     share_of_image,
 )
@@ -82,7 +82,7 @@ def _peer_rows(work: Work, radius: float, name: str, victim: Classifier) -> Atte
     budget = PeerBudget(
         steps=settings.steps,
         starts=settings.starts,
-        targets=min(work.classes - 1, TARGETS_A_START * settings.starts),
+        targets=likeliest_targets(work),
         queries=QUERIES_A_STEP * settings.steps,
         seed=settings.seed,
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -101,10 +102,7 @@ def foolbox_pgd(
     attack = foolbox.attacks.LinfPGD(abs_stepsize=size, steps=budget.steps, random_start=True)
     if budget.starts > 1:
         attack = attack.repeat(budget.starts)
-    wrapped = foolbox.PyTorchModel(model, bounds=BOUNDS, device=x.device)
-    _, point, _ = attack(wrapped, x, y, epsilons=radius)
-    found: Tensor = point
-    return found
+    return _by_foolbox(attack, model, x, y, radius)
 
 
 def foolbox_fmn(
@@ -117,11 +115,23 @@ def foolbox_fmn(
     """`foolbox.attacks.LInfFMNAttack`: the nearest error, clipped to the radius by it."""
     import foolbox
 
-    attack = foolbox.attacks.LInfFMNAttack(steps=budget.steps)
+    return _by_foolbox(foolbox.attacks.LInfFMNAttack(steps=budget.steps), model, x, y, radius)
+
+
+def _by_foolbox(
+    attack: Any,
+    model: nn.Module,
+    x: Tensor,  # [N, *image]
+    y: Tensor,  # [N]
+    radius: float,
+) -> Tensor:  # [N, *image]
+    """What an attack of Foolbox makes, clipped to the radius by it."""
+    import foolbox
+
     wrapped = foolbox.PyTorchModel(model, bounds=BOUNDS, device=x.device)
     _, point, _ = attack(wrapped, x, y, epsilons=radius)
-    found: Tensor = point
-    return found
+    clipped: Tensor = point
+    return clipped
 
 
 def art_apgd(
@@ -168,16 +178,7 @@ def autoattack_apgd(
     """AutoAttack's "apgd-ce"."""
     from pyautoattack.autopgd_base import APGDAttack
 
-    attack = APGDAttack(
-        model,
-        n_iter=budget.steps,
-        n_restarts=budget.starts,
-        eps=radius,
-        seed=budget.seed,
-        loss="ce",
-        device=x.device,
-    )
-    point: Tensor = attack.perturb(x, y)
+    point: Tensor = APGDAttack(model, loss="ce", **_runs(x, radius, budget)).perturb(x, y)
     return point
 
 
@@ -191,15 +192,8 @@ def autoattack_apgd_targeted(
     """AutoAttack's "apgd-t", on the targeted difference of logits ratio."""
     from pyautoattack.autopgd_base import APGDAttack_targeted
 
-    attack = APGDAttack_targeted(
-        model,
-        n_iter=budget.steps,
-        n_restarts=budget.starts,
-        eps=radius,
-        seed=budget.seed,
-        n_target_classes=budget.targets,
-        device=x.device,
-    )
+    runs = _runs(x, radius, budget)
+    attack = APGDAttack_targeted(model, n_target_classes=budget.targets, **runs)
     point: Tensor = attack.perturb(x, y)
     return point
 
@@ -214,16 +208,8 @@ def autoattack_fab_targeted(
     """AutoAttack's "fab-t": the nearest error, where that is within the radius."""
     from pyautoattack.fab_pt import FABAttack_PT
 
-    attack = FABAttack_PT(
-        model,
-        n_iter=budget.steps,
-        n_restarts=budget.starts,
-        eps=radius,
-        seed=budget.seed,
-        targeted=True,
-        n_target_classes=budget.targets,
-        device=x.device,
-    )
+    runs = _runs(x, radius, budget)
+    attack = FABAttack_PT(model, targeted=True, n_target_classes=budget.targets, **runs)
     point: Tensor = attack.perturb(x, y)
     return point
 
@@ -250,6 +236,17 @@ def autoattack_square(
     )
     point: Tensor = attack.perturb(x, y)
     return point
+
+
+def _runs(x: Tensor, radius: float, budget: PeerBudget) -> dict[str, Any]:
+    """The keywords that AutoAttack's gradient attacks share."""
+    return {
+        "n_iter": budget.steps,
+        "n_restarts": budget.starts,
+        "eps": radius,
+        "seed": budget.seed,
+        "device": x.device,
+    }
 
 
 PEERS: Mapping[str, Peer] = {
