@@ -19,6 +19,7 @@ from hcnn_fast.experiments.experiment import (
 from hcnn_fast.experiments.label_smoothing import LABEL_SMOOTHING
 from hcnn_fast.experiments.loss_family import LOSS_FAMILY
 from hcnn_fast.experiments.masking import MASKING
+from hcnn_fast.experiments.peers import PEERS_EXPERIMENT
 from hcnn_fast.experiments.recovery import RECOVERY
 from hcnn_fast.experiments.rejection import REJECTION
 from hcnn_fast.experiments.run import Task, chosen_points, evidence, points_done, run_chunks
@@ -35,6 +36,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         RECOVERY,
         MASKING,
         ADAPTIVE,
+        PEERS_EXPERIMENT,
         LABEL_SMOOTHING,
         LOSS_FAMILY,
         CCAT_EXPERIMENT,

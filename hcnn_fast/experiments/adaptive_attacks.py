@@ -36,12 +36,13 @@ from hcnn_fast.experiments.settings import Settings
 # A search has a radius, so what it answers on a clean image is a row of that radius.
 ITSELF = "the point itself"
 STRENGTHENED, MARGIN, APGD = "strengthened PGD", "PGD on margin", "APGD-T"
+RESTARTED = "APGD-T on DLR, restarts"
 LONG_RANGE, DANSKIN = "long-range", "Danskin-PGD"
 SQUARE, RAYS, NES = "Square", "RayS", "NES"
 REJECTION = "rejection"
 HALF_RADIUS = "twice the radius"  # for the half-radius lemma alone
 
-STATIC = (STRENGTHENED, MARGIN, APGD)
+STATIC = (STRENGTHENED, MARGIN, APGD, RESTARTED)
 BLACK_BOX = (SQUARE, RAYS, NES)
 # What an attack on the defence aims at: a wrong answer, or one that passes the threshold as well.
 GOALS: tuple[Literal["error", "accepted_error"], ...] = ("error", "accepted_error")
@@ -52,6 +53,10 @@ SEARCHED = 200  # held-out points at most that the search is asked about
 QUERIES_A_STEP = 2  # of black-box attacks, for each step of those with gradients
 PAIRS = 4  # of NES: its gradients of few queries
 TARGETS_A_START = 3  # likeliest wrong classes aimed at, for each start
+# Of APGD-T on DLR, for each start: some points fall from no more than a third of the starts, and
+# then only chance decides which attack of one start finds them.
+RESTARTS = 5
+DLR_CLASSES = 4  # for fewer the targeted difference of logits ratio is not defined
 INNER_STEPS = 10  # at most, of the search that an attack follows
 NO_SEARCH = 1e-6  # search radius of a defence that answers as its base model
 
@@ -105,12 +110,18 @@ def attempts(work: Work) -> AttemptTable:
     """Every attack at every radius on every point, right or wrong; each scored by both models."""
     rows = [clean_rows(work)]
     for radius in work.settings.radii:
-        rows += [_itself(work, radius), _beyond(work, radius)]
-        rows += _static(work, radius)
-        rows += _through_search(work, radius)
-        rows += _blind(work, radius)
-        rows += _rejections(work, radius)
+        rows += [*error_rows(work, radius), _beyond(work, radius), *_rejections(work, radius)]
     return concatenate(rows)
+
+
+def error_rows(work: Work, radius: float) -> list[AttemptTable]:
+    """The points themselves and all attacks that look for wrong answers, accepted or not."""
+    return [
+        _itself(work, radius),
+        *_static(work, radius),
+        *_through_search(work, radius),
+        *_blind(work, radius),
+    ]
 
 
 def _defense(work: Work, radius: float, classifier: Classifier = "defended") -> Defense:
@@ -123,7 +134,7 @@ def _defense(work: Work, radius: float, classifier: Classifier = "defended") -> 
     return Defense(work.subject.model, config, threshold)
 
 
-def _rows(
+def answered_rows(
     work: Work,
     point: Tensor,  # [n, *image]
     attack: str,
@@ -150,24 +161,24 @@ def _rows(
 
 def _found(work: Work, found: AttackResult, attack: str, radius: float) -> AttemptTable:
     """Rows of a result, whose costs are spread evenly over the images."""
-    return _rows(
+    return answered_rows(
         work,
         found.point,
         attack,
         radius,
-        gradient_steps=_each(work, found.gradient_steps),
-        queries=_each(work, found.queries),
+        gradient_steps=share_of_image(work, found.gradient_steps),
+        queries=share_of_image(work, found.queries),
         restart=found.attempt.cpu(),
     )
 
 
-def _each(work: Work, count: int) -> int:
+def share_of_image(work: Work, count: int) -> int:
     """The share of an image, rounded up."""
     return -(-count // max(len(work.y), 1))
 
 
 def _itself(work: Work, radius: float) -> AttemptTable:
-    return _rows(work, work.x, ITSELF, radius)
+    return answered_rows(work, work.x, ITSELF, radius)
 
 
 def _beyond(work: Work, radius: float) -> AttemptTable:
@@ -178,7 +189,7 @@ def _beyond(work: Work, radius: float) -> AttemptTable:
         found.point,
         attack=HALF_RADIUS,
         radius=2.0 * radius,
-        gradient_steps=_each(work, found.gradient_steps),
+        gradient_steps=share_of_image(work, found.gradient_steps),
     )
 
 
@@ -189,6 +200,14 @@ def _static(work: Work, radius: float) -> list[AttemptTable]:
         STRENGTHENED: strengthened(work, radius, starts=work.settings.starts),
         MARGIN: pgd(model, work.x, work.y, objective="margin", **effort),
         APGD: apgd_targeted(model, work.x, work.y, objective="margin", **effort),
+        RESTARTED: apgd_targeted(
+            model,
+            work.x,
+            work.y,
+            objective="dlr" if work.classes >= DLR_CLASSES else "margin",
+            targets=likeliest_targets(work),
+            **{**effort, "starts": RESTARTS * work.settings.starts},
+        ),
     }
     return [_found(work, result, name, radius) for name, result in found.items()]
 
@@ -204,12 +223,17 @@ def _effort(settings: Settings, radius: float) -> dict[str, Any]:
     }
 
 
+def likeliest_targets(work: Work) -> int:
+    """How many wrong classes are aimed at."""
+    return min(work.classes - 1, TARGETS_A_START * work.settings.starts)
+
+
 def _through_search(work: Work, radius: float) -> list[AttemptTable]:
     """Attacks that know the search: by where it can reach, and by the gradient through it."""
     settings, defense = work.settings, _defense(work, radius)
     effort = {
         **_effort(settings, radius),
-        "targets": min(work.classes - 1, TARGETS_A_START * settings.starts),
+        "targets": likeliest_targets(work),
     }
     inner = _inner_steps(settings)
     rows = []

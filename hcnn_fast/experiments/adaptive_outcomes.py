@@ -37,7 +37,7 @@ from hcnn_fast.experiments.experiment import Evidence
 CLASSIFIERS: tuple[Classifier, Classifier] = ("base", "defended")
 NOTHING, ALL_STATIC, REJECTING, UNION = (
     "none (clean)",
-    "static, all three",
+    "static, all",
     "aimed at rejection",
     "union of all",
 )

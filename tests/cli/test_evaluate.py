@@ -80,7 +80,7 @@ def test_interrupted_evaluate_says_how_far_it_got_and_goes_on(
     ("words", "said"),
     [
         (("seperation",), "did you mean 'separation'?"),
-        (("all",), "expected separation, rejection, recovery, masking, adaptive"),
+        (("all",), "expected separation, rejection, recovery, masking, adaptive, peers"),
         (("masking", "--time", "0"), "--time is 0.0"),
         (("masking", "--radii", "a,b"), "--radii is 'a,b', expected numbers"),
         (("masking", "--radii", "-0.1"), "radii is [-0.1], expected numbers in (0, 1]"),
