@@ -1,0 +1,1 @@
+"""Manifolds of images: known and learned ones, attacks along them, and distances to them."""
