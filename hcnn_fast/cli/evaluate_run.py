@@ -36,6 +36,7 @@ from hcnn_fast.experiments import (
     points_done,
     run_chunks,
 )
+from hcnn_fast.experiments.on_manifold import NAME as ON_MANIFOLD
 from hcnn_fast.experiments.report import ReportContext, write_report
 from hcnn_fast.experiments.settings import SMALL, radii_for
 
@@ -88,7 +89,8 @@ class Result:
         findings: tables, reading and pictures.
         numbers: everything measured, as plain values.
         folder: where it was written.
-        done, asked: points of every model.
+        done, asked: points of every model, or models.
+        unit: which of both.
     """
 
     findings: Findings
@@ -96,6 +98,7 @@ class Result:
     folder: Path
     done: int
     asked: int
+    unit: str = "points"
 
 
 def run_evaluate(request: EvaluateRequest) -> Result:
@@ -167,8 +170,9 @@ def run_evaluate(request: EvaluateRequest) -> Result:
 
 def _experiment(name: str) -> Experiment:
     if name not in EXPERIMENTS:
-        near = difflib.get_close_matches(name, EXPERIMENTS, n=1)
-        expected = f"did you mean {near[0]!r}?" if near else f"expected {', '.join(EXPERIMENTS)}"
+        names = (*EXPERIMENTS, ON_MANIFOLD)
+        near = difflib.get_close_matches(name, names, n=1)
+        expected = f"did you mean {near[0]!r}?" if near else f"expected {', '.join(names)}"
         raise WrongUsage(f"experiment is {name!r}; {expected}")
     return EXPERIMENTS[name]
 
