@@ -99,7 +99,7 @@ def run_on_manifold(request: OnManifoldRequest) -> Result:
             },
             done=len(cells),
             asked=asked,
-            unit="models",
+            unit="trained models",
         )
         with deferred_interrupt():
             numbers = write_report(folder, found, context)
@@ -109,7 +109,7 @@ def run_on_manifold(request: OnManifoldRequest) -> Result:
         folder=folder,
         done=len(cells),
         asked=asked,
-        unit="models",
+        unit="trained models",
     )
 
 
