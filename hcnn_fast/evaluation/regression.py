@@ -10,7 +10,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-RESAMPLES = 10_000
+RESAMPLES = 2000
 
 Array = NDArray[numpy.float64]
 

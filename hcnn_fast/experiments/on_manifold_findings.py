@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from hcnn_fast.evaluation import Proportion
-from hcnn_fast.evaluation.regression import Estimate, Regression, mean, median, regression
+from hcnn_fast.evaluation.regression import (
+    RESAMPLES,
+    Estimate,
+    Regression,
+    mean,
+    median,
+    regression,
+)
 from hcnn_fast.experiments import figures
 from hcnn_fast.experiments.experiment import Drawing, Findings, TextTable
 from hcnn_fast.experiments.on_manifold_measures import Measures
@@ -279,7 +286,8 @@ def _claim_table(claims: Sequence[Claim]) -> TextTable:
         rows=tuple(rows),
         notes=(
             "Rates: exact 95% intervals (Clopper-Pearson). Other numbers: 95% percentile intervals"
-            " of 10,000 bootstrap resamples, over models or pairs of models, medians over points.",
+            f" of {RESAMPLES} bootstrap resamples, over models or pairs of models, medians over"
+            " points.",
         ),
     )
 

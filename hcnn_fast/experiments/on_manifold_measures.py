@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -96,9 +97,9 @@ class Measures:
             ValueError: the file cannot be read or lacks something.
         """
         try:
-            with numpy.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, numpy.load(file, allow_pickle=False) as arrays:
                 return cls(**{f.name: torch.from_numpy(arrays[f.name]) for f in fields(cls)})
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} cannot be read ({error}); delete it") from error
 
 
