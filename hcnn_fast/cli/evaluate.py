@@ -12,7 +12,9 @@ from rich.console import Console
 
 from hcnn_fast.cli.evaluate_run import EvaluateRequest, Result, run_evaluate
 from hcnn_fast.cli.evaluate_tables import rich_table
-from hcnn_fast.experiments import EXPERIMENTS, Resume
+from hcnn_fast.cli.failures import WrongUsage
+from hcnn_fast.cli.on_manifold_run import OnManifoldRequest, run_on_manifold
+from hcnn_fast.experiments import EXPERIMENTS, Resume, on_manifold
 from hcnn_fast.experiments.report import NUMBERS, REPORT
 
 DATA, ATTACK, RESULT = "Models and data", "Attack", "Run and result"
@@ -30,8 +32,28 @@ def _numbers(text: str | None, name: str) -> tuple[float, ...] | None:
         raise ValueError(f"{name} is {text!r}, expected numbers such as 0.01,0.02") from error
 
 
+def _counts(text: str | None) -> tuple[int, ...] | None:
+    """Whole numbers between commas."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"--train-counts is {text!r}, expected ints such as 250,1000") from error
+
+
+def _one(radii: tuple[float, ...] | None) -> float | None:
+    """The only radius, where one is given."""
+    if radii is not None and len(radii) != 1:
+        raise WrongUsage(f"--radii is {list(radii)}, expected one radius for on-manifold")
+    return None if radii is None else radii[0]
+
+
 def evaluate(
-    name: Annotated[str, typer.Argument(metavar="NAME", help=", ".join(EXPERIMENTS) + ".")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help=", ".join((*EXPERIMENTS, on_manifold.NAME)) + "."),
+    ],
     model: Annotated[
         str | None,
         typer.Option(
@@ -53,12 +75,14 @@ def evaluate(
         Path | None, typer.Option(help="Weights of --natural.", rich_help_panel=DATA)
     ] = None,
     data: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="fashion-mnist-sample, fashion-mnist, mnist or cifar10; test images.",
+            help="fashion-mnist-sample, fashion-mnist, mnist or cifar10; test images."
+            " on-manifold: glyphs-easy, glyphs-moderate, glyphs-hard, mnist or fashion-mnist. The"
+            " sample, or glyphs-hard, if not given.",
             rich_help_panel=DATA,
         ),
-    ] = "fashion-mnist-sample",
+    ] = None,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of the data sets.", rich_help_panel=DATA)
     ] = None,
@@ -129,6 +153,45 @@ def evaluate(
         int | None,
         typer.Option(min=2, help="The first so many; all if not given.", rich_help_panel=TRAINING),
     ] = None,
+    train_counts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,...",
+            help="on-manifold: numbers of training images; 250,1000,4000 if not given.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    train_seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="on-manifold: models of each method and number; 3 if not given.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    updates: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="on-manifold: steps of SGD of each model; 300 if not given.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    training_steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="on-manifold: steps of the attacks in training; 5 if not given.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    latent_radius: Annotated[
+        float | None,
+        typer.Option(
+            help="on-manifold: l_inf radius in latent units; 0.3 if not given.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     output: Annotated[
         Path, typer.Option(help="Results go to OUTPUT/NAME.", rich_help_panel=RESULT)
     ] = Path("out"),
@@ -163,44 +226,95 @@ def evaluate(
 ) -> None:
     """Run an experiment of a source paper and put its numbers beside the paper's.
 
+    on-manifold is one of Stutz et al. (2019) that trains its own models, and keeps each as it is
+    done; it takes one of --radii, and neither models nor confidences.
+
     Writes attempts (Parquet), numbers.json, report.html and pictures. What is done is kept chunk by
     chunk: the same command goes on after Ctrl-C, a crash, or --time. On fashion-mnist-sample the
     budget is smaller than the paper's, for a machine without a GPU.
 
     Exit code 0: done, or stopped by --time; 1: failed on the way; 2: wrong usage; 130: interrupted.
     """
-    result = run_evaluate(
-        EvaluateRequest(
-            name=name,
-            model=model,
-            checkpoint=checkpoint,
-            natural=natural,
-            natural_checkpoint=natural_checkpoint,
-            data=data,
-            data_root=data_root,
-            download=download,
-            device=device,
-            radii=_numbers(radii, "--radii"),
-            confidences=_numbers(confidences, "--confidences"),
-            budget={
-                "points": points,
-                "steps": steps,
-                "starts": starts,
-                "search_steps": search_steps,
-            },
-            training={
-                "architecture": architecture,
-                "images": train_images,
-                "epochs": epochs,
-            },
-            seed=seed,
-            chunk=chunk,
-            output=output,
-            resume=resume,
-            minutes=time,
-            quiet=quiet,
+    training = {
+        "--train-counts": train_counts,
+        "--train-seeds": train_seeds,
+        "--updates": updates,
+        "--training-steps": training_steps,
+        "--latent-radius": latent_radius,
+    }
+    of_models = {
+        "--model": model,
+        "--checkpoint": checkpoint,
+        "--natural": natural,
+        "--natural-checkpoint": natural_checkpoint,
+        "--confidences": confidences,
+        "--search-steps": search_steps,
+        "--architecture": architecture,
+        "--epochs": epochs,
+        "--train-images": train_images,
+    }
+    others = of_models if name == on_manifold.NAME else training
+    for option, value in others.items():
+        if value is not None:
+            raise WrongUsage(f"{option} says nothing to {name}")
+    if name == on_manifold.NAME:
+        asked = {
+            "data": data,
+            "counts": _counts(train_counts),
+            "seeds": train_seeds,
+            "updates": updates,
+            "training_steps": training_steps,
+            "latent_radius": latent_radius,
+            "radius": _one(_numbers(radii, "--radii")),
+            "points": points,
+            "steps": steps,
+            "starts": starts,
+        }
+        result = run_on_manifold(
+            OnManifoldRequest(
+                settings={**asked, "seed": seed},
+                data_root=data_root,
+                download=download,
+                device=device,
+                output=output,
+                resume=resume,
+                minutes=time,
+                quiet=quiet,
+            )
         )
-    )
+    else:
+        result = run_evaluate(
+            EvaluateRequest(
+                name=name,
+                model=model,
+                checkpoint=checkpoint,
+                natural=natural,
+                natural_checkpoint=natural_checkpoint,
+                data=data or "fashion-mnist-sample",
+                data_root=data_root,
+                download=download,
+                device=device,
+                radii=_numbers(radii, "--radii"),
+                confidences=_numbers(confidences, "--confidences"),
+                budget={
+                    "points": points,
+                    "steps": steps,
+                    "starts": starts,
+                    "search_steps": search_steps,
+                },
+                training={
+                    "architecture": architecture,
+                    "images": train_images,
+                    "epochs": epochs,
+                },
+                seed=seed,
+                chunk=chunk,
+                output=output,
+                resume=resume,
+                minutes=time,
+                quiet=quiet,
+            )
+        )
     if json_output:
         print(json.dumps(result.numbers, indent=2, allow_nan=False))
     elif not quiet:
@@ -218,9 +332,11 @@ def _print(result: Result) -> None:
         console.print(f"* {sentence}", markup=False)
     if result.done < result.asked:
         console.print(
-            f"\nstopped after {result.done} of {result.asked} points; the same command goes on",
+            f"\nstopped after {result.done} of {result.asked} {result.unit};"
+            " the same command goes on",
             markup=False,
         )
     console.print(
-        f"\n{result.done} points; written to {result.folder}: {REPORT}, {NUMBERS}", markup=False
+        f"\n{result.done} {result.unit}; written to {result.folder}: {REPORT}, {NUMBERS}",
+        markup=False,
     )

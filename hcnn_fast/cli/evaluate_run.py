@@ -39,6 +39,7 @@ from hcnn_fast.experiments import (
     trained_family,
 )
 from hcnn_fast.experiments.family import Family
+from hcnn_fast.experiments.on_manifold import NAME as ON_MANIFOLD
 from hcnn_fast.experiments.report import ReportContext, write_report
 from hcnn_fast.experiments.settings import SMALL, radii_for
 
@@ -95,7 +96,8 @@ class Result:
         findings: tables, reading and pictures.
         numbers: everything measured, as plain values.
         folder: where it was written.
-        done, asked: points of every model.
+        done, asked: points of every model, or models.
+        unit: which of both.
     """
 
     findings: Findings
@@ -103,6 +105,7 @@ class Result:
     folder: Path
     done: int
     asked: int
+    unit: str = "points"
 
 
 def run_evaluate(request: EvaluateRequest) -> Result:
@@ -175,8 +178,9 @@ def run_evaluate(request: EvaluateRequest) -> Result:
 
 def _experiment(name: str) -> Experiment:
     if name not in EXPERIMENTS:
-        near = difflib.get_close_matches(name, EXPERIMENTS, n=1)
-        expected = f"did you mean {near[0]!r}?" if near else f"expected {', '.join(EXPERIMENTS)}"
+        names = (*EXPERIMENTS, ON_MANIFOLD)
+        near = difflib.get_close_matches(name, names, n=1)
+        expected = f"did you mean {near[0]!r}?" if near else f"expected {', '.join(names)}"
         raise WrongUsage(f"experiment is {name!r}; {expected}")
     return EXPERIMENTS[name]
 

@@ -25,7 +25,8 @@ def train(
             help="natural: on the images; label-smoothing: with less sure labels; adversarial: on"
             " the worst point of each image's ball; at50: half of each batch attacked; trades:"
             " images, and the same answer in the ball; ccat: confidence falls with the distance;"
-            " vat: the same answer in the worst direction.",
+            " vat: the same answer in the worst direction; on-manifold: half of each batch moved"
+            " along the manifold of its class.",
         ),
     ],
     output: Annotated[
@@ -76,7 +77,7 @@ def train(
         typer.Option(
             min=1,
             help="Steps of the attack at the end; if not given 5 (adversarial), 10 (trades) or 40"
-            " (at50, ccat).",
+            " (at50, ccat, on-manifold).",
             rich_help_panel=RECIPE,
         ),
     ] = None,
@@ -207,6 +208,21 @@ def train(
         float | None,
         typer.Option(help="vat: weight of the divergence; 1 if not given.", rich_help_panel=METHOD),
     ] = None,
+    manifold: Annotated[
+        str | None,
+        typer.Option(
+            help="on-manifold: glyphs-easy, glyphs-moderate or glyphs-hard, with that --data and"
+            " --no-flip, or the .safetensors file of a learned one; glyphs-hard if not given.",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
+    latent_radius: Annotated[
+        float | None,
+        typer.Option(
+            help="on-manifold: l_inf radius in latent units; 0.3 if not given.",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on from OUTPUT's checkpoint.", rich_help_panel=RESULT),
@@ -251,6 +267,8 @@ def train(
         rho=rho,
         l2_radius=l2_radius,
         divergence_weight=divergence_weight,
+        manifold=manifold,
+        latent_radius=latent_radius,
     )
     recipe = Recipe(
         **method_fields(method, radius, options),

@@ -10,6 +10,7 @@ from hcnn_fast.training.losses import LossName
 from hcnn_fast.training.recipe import ATTACKING, Method
 from hcnn_fast.training.settings import (
     Calibration,
+    OnManifold,
     Settings,
     SmoothedOver,
     Smoothing,
@@ -18,7 +19,13 @@ from hcnn_fast.training.settings import (
     VirtualAdversarial,
 )
 
-ATTACK_STEPS: dict[Method, int] = {"adversarial": 5, "trades": 10, "at50": 40, "ccat": 40}
+ATTACK_STEPS: dict[Method, int] = {
+    "adversarial": 5,
+    "trades": 10,
+    "at50": 40,
+    "ccat": 40,
+    "on-manifold": 40,
+}
 SMOOTHING = 0.1  # of the method "label-smoothing"
 RHO: dict[Transition, float] = {"power": 10.0, "exponential": 7.0}  # as published
 
@@ -33,6 +40,8 @@ OF_METHODS: dict[str, tuple[Method, ...]] = {
     "rho": ("ccat",),
     "l2_radius": ("vat",),
     "divergence_weight": ("vat",),
+    "manifold": ("on-manifold",),
+    "latent_radius": ("on-manifold",),
 }
 
 
@@ -47,6 +56,7 @@ class MethodOptions:
         beta: of `Trades`.
         transition, rho: of `Calibration`.
         l2_radius, divergence_weight: of `VirtualAdversarial`.
+        manifold, latent_radius: of `OnManifold`.
     """
 
     attack_steps: int | None = None
@@ -60,6 +70,8 @@ class MethodOptions:
     rho: float | None = None
     l2_radius: float | None = None
     divergence_weight: float | None = None
+    manifold: str | None = None
+    latent_radius: float | None = None
 
 
 def method_fields(method: Method, radius: float, options: MethodOptions) -> dict[str, Any]:
@@ -109,6 +121,10 @@ def _settings(method: Method, options: MethodOptions) -> Settings | None:
         case "vat":
             return VirtualAdversarial(
                 **_said(l2_radius=options.l2_radius, weight=options.divergence_weight)
+            )
+        case "on-manifold":
+            return OnManifold(
+                **_said(manifold=options.manifold, latent_radius=options.latent_radius)
             )
     return None
 

@@ -45,7 +45,8 @@ CIFAR_CLASSES = (
     "truck",
 )
 DIGITS = tuple(str(digit) for digit in range(10))
-NAMES = ("fashion-mnist", "fashion-mnist-sample", "mnist", "cifar10")
+GLYPHS = ("glyphs-easy", "glyphs-moderate", "glyphs-hard")
+NAMES = ("fashion-mnist", "fashion-mnist-sample", "mnist", "cifar10", *GLYPHS)
 
 
 def load(
@@ -58,7 +59,8 @@ def load(
 
     Args:
         name: "fashion-mnist", "mnist", "cifar10", or "fashion-mnist-sample": the first 1024 test
-            images of Fashion-MNIST, which ship with the package.
+            images of Fashion-MNIST, which ship with the package; or "glyphs-easy",
+            "glyphs-moderate", "glyphs-hard": letters that are drawn, see `manifolds.glyphs`.
         split: "train" or "test".
         root: folder of the files, as torchvision lays them out; None: the environment variable
             HCNN_FAST_DATA, else ~/.cache/hcnn_fast. Fashion-MNIST is also found where Debian's
@@ -79,6 +81,8 @@ def load(
         raise ValueError(f"split is {split!r}, expected 'train' or 'test'")
     if name == "fashion-mnist-sample":
         return _sample(split)
+    if name in GLYPHS:
+        return _glyphs(name, split)
     folder = data_root(root)
     if name == "cifar10":
         return _cifar10(split, folder, download)
@@ -102,6 +106,14 @@ def _sample(split: str) -> ImageDataset:
         images = torch.from_numpy(arrays["images"])  # [1024, 1, 28, 28] uint8
         labels = torch.from_numpy(arrays["labels"].astype(np.int64))  # [1024]
     return ImageDataset(images, labels, FASHION_CLASSES, "fashion-mnist-sample", split)
+
+
+def _glyphs(name: str, split: str) -> ImageDataset:
+    """Letters of a known manifold, the same in every call."""
+    from hcnn_fast.manifolds.glyphs import PREFIX, coded_glyphs  # which builds on data sets
+
+    variant, part = name.removeprefix(PREFIX), "train" if split == "train" else "test"
+    return coded_glyphs(variant, part).data  # type: ignore[arg-type]  # both were looked up
 
 
 def _mnist_family(

@@ -152,9 +152,59 @@ def curves(
         axes.grid(alpha=0.25)
         _plain(axes)
     grid[0].set_ylabel(y_label)
-    handles, names = grid[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)
+    _legend(figure, grid[0])
     return figure
+
+
+def scatter(
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]],
+    *,
+    x_label: str,
+    y_label: str,
+) -> Figure:
+    """Pairs (x, y) of shares as dots; a panel for each name, a colour for each group."""
+    figure = _figure((5.0 * len(panels), 4.2))
+    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, (title, groups) in zip(grid, panels.items(), strict=True):
+        for colour, (name, (x, y)) in zip(COLOURS, groups.items(), strict=False):
+            axes.scatter(x, y, color=colour, label=name, s=26, alpha=0.85, linewidths=0)
+        axes.set_title(title, loc="left", fontsize=10.5)
+        axes.set_xlabel(x_label)
+        axes.xaxis.set_major_formatter("{x:.0%}")
+        axes.yaxis.set_major_formatter("{x:.0%}")
+        axes.grid(alpha=0.25)
+        _plain(axes)
+    grid[0].set_ylabel(y_label)
+    _legend(figure, grid[0])
+    return figure
+
+
+def distributions(
+    panels: Mapping[str, Mapping[str, Sequence[float]]],
+    *,
+    labels: Sequence[str],
+) -> Figure:
+    """Outlines of histograms; a panel with its own label for each name, a colour for each group."""
+    figure = _figure((5.0 * len(panels), 3.6))
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, label, (title, groups) in zip(grid, labels, panels.items(), strict=True):
+        every = numpy.concatenate([numpy.asarray(values) for values in groups.values()])
+        low, high = (float(every.min()), float(every.max())) if len(every) else (0.0, 1.0)
+        edges = numpy.linspace(low, max(high, low + 1e-9), 31).tolist()
+        for colour, (name, values) in zip(COLOURS, groups.items(), strict=False):
+            axes.hist(values, edges, color=colour, label=name, histtype="step", linewidth=1.6)
+        axes.set_title(title, loc="left", fontsize=10.5)
+        axes.set_xlabel(label)
+        _plain(axes)
+    grid[0].set_ylabel("points")
+    _legend(figure, grid[0])
+    return figure
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    """The names of one panel above all of them."""
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)
 
 
 def confidence_drawing(found: Evidence, radius: float, attacks: Collection[str]) -> Drawing:

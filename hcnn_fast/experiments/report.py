@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from hcnn_fast.atomic_files import write_atomically
-from hcnn_fast.experiments.experiment import Experiment, Findings, Subject, TextTable
+from hcnn_fast.experiments.experiment import Findings, Subject, TextTable
 from hcnn_fast.experiments.figures import png
 
 REPORT, NUMBERS = "report.html", "numbers.json"
@@ -36,6 +36,25 @@ summary { cursor: pointer; }
 """
 
 
+class Heading(Protocol):
+    """What a report says of its experiment."""
+
+    @property
+    def name(self) -> str:
+        """Of the command, and of the folder of its results."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """In a few words."""
+        ...
+
+    @property
+    def question(self) -> str:
+        """What it answers, in a sentence."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReportContext:
     """What a report says besides the findings.
@@ -48,22 +67,24 @@ class ReportContext:
         versions: of what made it, by name.
         done: points of every model that the rows are of.
         asked: points that were asked for.
+        unit: what is counted so.
     """
 
-    experiment: Experiment
+    experiment: Heading
     subjects: tuple[Subject, ...]
     command: str
     settings: Mapping[str, Any]
     versions: Mapping[str, str]
     done: int
     asked: int
+    unit: str = "points"
 
     def to_dict(self, findings: Findings) -> dict[str, Any]:
         """The numbers with all that has to be known about them, as plain values."""
         return {
             "experiment": self.experiment.name,
             "models": {s.role: {"name": s.name, "card": dict(s.card)} for s in self.subjects},
-            "points": {"done": self.done, "asked": self.asked},
+            self.unit: {"done": self.done, "asked": self.asked},
             "settings": dict(self.settings),
             "command": self.command,
             "versions": dict(self.versions),
@@ -103,8 +124,8 @@ def page(findings: Findings, context: ReportContext, pictures: Mapping[str, byte
     ]
     if context.done < context.asked:
         body.append(
-            f'<p class="partial">{context.done} of {context.asked} points are done; the same'
-            " command goes on with the others.</p>"
+            f'<p class="partial">{context.done} of {context.asked} {context.unit} are done; the'
+            " same command goes on with the others.</p>"
         )
     body += ["<h2>What the numbers say</h2>", _list(findings.reading), "<h2>Numbers</h2>"]
     body += [_table(table) for table in findings.tables]

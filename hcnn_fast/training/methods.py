@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import torch
 
+from hcnn_fast.manifolds import manifold_of
 from hcnn_fast.training.adversarial import Adversarial
 from hcnn_fast.training.half_attacked import HalfBatchAttacked
 from hcnn_fast.training.inner_attack import use_bfloat16
 from hcnn_fast.training.label_smoothing import LabelSmoothing
 from hcnn_fast.training.natural import Natural
 from hcnn_fast.training.objective import Objective
+from hcnn_fast.training.on_manifold import OnManifoldAttacked
 from hcnn_fast.training.recipe import Recipe
-from hcnn_fast.training.settings import HalfAttacked, Smoothing, Trades, VirtualAdversarial
+from hcnn_fast.training.settings import (
+    HalfAttacked,
+    OnManifold,
+    Smoothing,
+    Trades,
+    VirtualAdversarial,
+)
 from hcnn_fast.training.trades import TradesObjective
 from hcnn_fast.training.virtual_adversarial import VirtualAdversarialObjective
 
@@ -22,6 +30,10 @@ def objective_of(recipe: Recipe, device: torch.device) -> Objective:
     Args:
         recipe: method and settings.
         device: where the model is, which decides the arithmetic of "auto".
+
+    Raises:
+        FileNotFoundError, ValueError: the manifold of "on-manifold" cannot be had, or images would
+            be augmented away from it.
     """
     bfloat16 = use_bfloat16(recipe.precision, device)
     match recipe.settings:
@@ -35,6 +47,11 @@ def objective_of(recipe: Recipe, device: torch.device) -> Objective:
         case VirtualAdversarial() as settings:
             return VirtualAdversarialObjective(
                 settings=settings, entropy_weight=recipe.entropy_weight, bfloat16=bfloat16
+            )
+        case OnManifold() as settings:
+            manifold = manifold_of(settings.manifold, device)
+            return OnManifoldAttacked(
+                recipe=recipe, settings=settings, manifold=manifold, bfloat16=bfloat16
             )
     if recipe.method == "natural":
         return Natural(label_smoothing=recipe.label_smoothing, bfloat16=bfloat16)

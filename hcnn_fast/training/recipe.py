@@ -11,7 +11,9 @@ from hcnn_fast.training.fields import choice, integer, number
 from hcnn_fast.training.losses import LossName
 from hcnn_fast.training.settings import SETTINGS, Settings
 
-Method = Literal["adversarial", "natural", "label-smoothing", "at50", "trades", "ccat", "vat"]
+Method = Literal[
+    "adversarial", "natural", "label-smoothing", "at50", "trades", "ccat", "vat", "on-manifold"
+]
 TrainingPrecision = Literal["auto", "float32", "bfloat16"]
 
 ATTACKING = ("adversarial", "at50", "trades", "ccat")  # methods with an l_inf ball
@@ -29,7 +31,8 @@ class Recipe:
             target on other classes; "adversarial": the worst point of each image's ball (Madry et
             al. 2018, equation 2.1); "at50": half of each batch attacked; "trades": images, and the
             divergence within their balls; "ccat": half of each batch attacked, confidence falling
-            with the distance; "vat": images, and the divergence in the worst direction.
+            with the distance; "vat": images, and the divergence in the worst direction;
+            "on-manifold": half of each batch moved along the manifold of its class.
         radius: l_inf radius eps > 0 of the ball for "adversarial", "at50", "trades" and "ccat"; 0
             for the others.
         loss: what "adversarial" minimises at its maximum over the ball; see `losses`.
@@ -148,7 +151,7 @@ class Recipe:
             )
         if method == "label-smoothing" and not smooths:
             raise ValueError("label_smoothing is 0, expected a number > 0 for 'label-smoothing'")
-        if method in ("at50", "ccat") and self.batch_size == 1:
+        if method in ("at50", "ccat", "on-manifold") and self.batch_size == 1:
             raise ValueError(f"batch_size is 1, expected 2 or more for method {method!r}")
         kind = SETTINGS.get(method)
         if self.settings is None and kind is not None:

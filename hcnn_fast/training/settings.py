@@ -137,10 +137,30 @@ class VirtualAdversarial(Settings):
         integer("power_iterations", self.power_iterations, 1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class OnManifold(Settings):
+    """Which manifold half of each batch is moved along, and how far (Stutz et al. 2019).
+
+    Attributes:
+        manifold: name of a known one, as of the data set that lies on it ("glyphs-hard"), or the
+            `.safetensors` file of a learned one.
+        latent_radius: l_inf radius eta > 0 of the attack, in latent units.
+    """
+
+    manifold: str = "glyphs-hard"
+    latent_radius: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.manifold, str) or not self.manifold:
+            raise TypeError(f"manifold is {self.manifold!r}, expected a name or the path of a file")
+        number("latent_radius", self.latent_radius, 0.0, math.inf, above=True)
+
+
 SETTINGS: dict[str, type[Settings]] = {
     "label-smoothing": Smoothing,
     "at50": HalfAttacked,
     "ccat": Calibration,
     "trades": Trades,
     "vat": VirtualAdversarial,
+    "on-manifold": OnManifold,
 }

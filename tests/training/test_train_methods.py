@@ -22,6 +22,8 @@ OPTIONS: dict[str, Any] = {
     "rho": 5.0,
     "l2_radius": 1.5,
     "divergence_weight": 0.25,
+    "manifold": "glyphs-easy",
+    "latent_radius": 0.1,
 }
 
 
