@@ -12,8 +12,9 @@ from rich.console import Console
 
 from hcnn_fast.cli.evaluate_run import EvaluateRequest, Result, run_evaluate
 from hcnn_fast.cli.evaluate_tables import rich_table
-from hcnn_fast.experiments import EXPERIMENTS, Resume
+from hcnn_fast.experiments import EXPERIMENTS
 from hcnn_fast.experiments.report import NUMBERS, REPORT
+from hcnn_fast.run_folder import Resume
 
 DATA, ATTACK, RESULT = "Models and data", "Attack", "Run and result"
 TABLE_WIDTH = 140  # where standard output is no terminal

@@ -26,7 +26,6 @@ from hcnn_fast.experiments import (
     ROBUST,
     Experiment,
     Findings,
-    Resume,
     Settings,
     Subject,
     Task,
@@ -38,6 +37,7 @@ from hcnn_fast.experiments import (
 )
 from hcnn_fast.experiments.report import ReportContext, write_report
 from hcnn_fast.experiments.settings import SMALL, radii_for
+from hcnn_fast.run_folder import Resume
 
 
 @dataclass(frozen=True, kw_only=True)

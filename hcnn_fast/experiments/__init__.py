@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from hcnn_fast.experiments.adaptive import ADAPTIVE
-from hcnn_fast.experiments.chunks import ChunkStore, Resume, open_store
+from hcnn_fast.experiments.chunks import ChunkStore, open_store
 from hcnn_fast.experiments.experiment import (
     NATURAL,
     ROBUST,
@@ -38,7 +38,6 @@ __all__ = [
     "Evidence",
     "Experiment",
     "Findings",
-    "Resume",
     "Settings",
     "Subject",
     "Task",
