@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import pickle
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +14,6 @@ from typing import Any
 from hcnn_fast.failures import FailedRun
 from hcnn_fast.scale.worker import ChunkWorker, Job
 
-START_SECONDS = 300  # to wait for all workers
 BLOCKS = 20_000  # more of them cost the driver more than they balance
 
 
@@ -147,34 +148,29 @@ def run_chunks(
         try:
             for batch in done.iter_batches(batch_size=None, batch_format="numpy"):
                 advance(int(batch["rows"].sum()))
+                for failure in filter(None, batch["failure"]):
+                    raise pickle.loads(failure)
         except ray.exceptions.RayError as error:
-            raise _cause(ray, error) from error
+            raise FailedRun(f"Ray gave up: {error}") from error
 
 
 @contextmanager
 def _quiet_data_context(ray: Any) -> Iterator[None]:
-    """Settings of Ray Data for the block; the caller's return after it."""
+    """Settings of Ray Data, and its log from errors up; the caller's return after the block."""
     context = ray.data.DataContext.get_current()
     settings = {
         "enable_progress_bars": False,
         "print_on_execution_start": False,
-        "wait_for_min_actors_s": START_SECONDS,
     }
     before = {name: getattr(context, name) for name in settings}
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     for name, value in settings.items():
         setattr(context, name, value)
     try:
         yield
     finally:
+        logger.setLevel(level)
         for name, value in before.items():
             setattr(context, name, value)
-
-
-def _cause(ray: Any, error: BaseException) -> BaseException:
-    """The worker's own exception inside what Ray raises."""
-    while isinstance(error, ray.exceptions.RayError):
-        inner = getattr(error, "cause", None) or error.__cause__
-        if not isinstance(inner, Exception):
-            return FailedRun(f"Ray gave up: {error}")
-        error = inner
-    return error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pickle
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 
 from hcnn_fast.config import SearchConfig
 from hcnn_fast.defense import Defense
+from hcnn_fast.failures import FailedRun
 from hcnn_fast.jobs.parts import RowParts
 from hcnn_fast.jobs.readers import ChunkReader
 from hcnn_fast.jobs.work import ChunkWork
@@ -47,36 +49,67 @@ class Job:
 
     def packed(self) -> bytes:
         """The job as bytes, classes of `__main__` included."""
-        pickle = importlib.import_module("ray.cloudpickle")
-        content: bytes = pickle.dumps(self)
+        content: bytes = importlib.import_module("ray.cloudpickle").dumps(self)
         return content
 
 
 class ChunkWorker:
     """A class for `map_batches`: rows that say where a chunk begins become its rows on disk.
 
+    An exception is returned, not raised: Ray Data would keep its traceback alone.
+
     Args:
         places: folders that the driver imports from, used where they exist here.
-        packed: a `Job`, as `Job.packed` makes it.
+        packed: a `Job`, as `Job.packed` makes it, or a reference to it in Ray's object store.
     """
 
     def __init__(self, places: list[str], packed: Any) -> None:
+        self._places, self._packed = places, packed
+        self._ready: tuple[Job, ChunkWork] | None = None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Make one chunk at a time, and store it.
+
+        Returns:
+            Columns `rows`, how many were stored, and `failure`, a pickled exception or b"".
+        """
+        counts, failures = [], []
+        for first in batch["first"].tolist():
+            try:
+                counts.append(self._store(first))
+                failures.append(b"")
+            except Exception as error:
+                counts.append(0)
+                failures.append(_pickled(error))
+        return {
+            "rows": numpy.array(counts, dtype=numpy.int64),
+            "failure": numpy.array(failures, dtype=object),
+        }
+
+    def _store(self, first: int) -> int:
+        if self._ready is None:
+            self._ready = self._prepared()
+        job, work = self._ready
+        rows, _ = work.rows(first, job.reader.read(first, job.parts.size(first)))
+        job.parts.write(first, rows)
+        return len(rows)
+
+    def _prepared(self) -> tuple[Job, ChunkWork]:
         ray = importlib.import_module("ray")
-        sys.path += [p for p in places if p not in sys.path and Path(p).exists()]
-        content = ray.get(packed) if isinstance(packed, ray.ObjectRef) else packed
-        job: Job = ray.cloudpickle.loads(content)
+        sys.path += [p for p in self._places if p not in sys.path and Path(p).exists()]
+        packed = self._packed
+        job: Job = pickle.loads(packed if isinstance(packed, bytes) else ray.get(packed))
         torch.set_num_threads(job.threads)
         device = torch.device(job.device)
         defense = Defense(job.model.eval().to(device), job.config, job.threshold)
-        self._work = ChunkWork(defense, device, job.class_names, job.model_name)
-        self._job = job
+        return job, ChunkWork(defense, device, job.class_names, job.model_name)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Make one chunk at a time, and store it."""
-        job, counts = self._job, []
-        for first in batch["first"].tolist():
-            chunk = job.reader.read(first, job.parts.size(first))
-            rows, _ = self._work.rows(first, chunk)
-            job.parts.write(first, rows)
-            counts.append(len(rows))
-        return {"rows": numpy.array(counts, dtype=numpy.int64)}
+
+def _pickled(error: Exception) -> bytes:
+    """An exception that another process can read, or what it says where that one could not."""
+    try:
+        content = pickle.dumps(error)
+        pickle.loads(content)
+    except Exception:
+        return pickle.dumps(FailedRun(f"{type(error).__name__}: {error}"))
+    return content
