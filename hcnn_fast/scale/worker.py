@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pickle
 import sys
 from dataclasses import dataclass
@@ -59,7 +60,8 @@ class ChunkWorker:
     An exception is returned, not raised: Ray Data would keep its traceback alone.
 
     Args:
-        places: folders that the driver imports from, used where they exist here.
+        places: the driver's working directory, which relative names of files mean, and the folders
+            that it imports from; each is used if it exists here.
         packed: a `Job`, as `Job.packed` makes it, or a reference to it in Ray's object store.
     """
 
@@ -96,6 +98,8 @@ class ChunkWorker:
 
     def _prepared(self) -> tuple[Job, ChunkWork]:
         ray = importlib.import_module("ray")
+        if Path(self._places[0]).is_dir():
+            os.chdir(self._places[0])
         sys.path += [p for p in self._places if p not in sys.path and Path(p).exists()]
         packed = self._packed
         job: Job = pickle.loads(packed if isinstance(packed, bytes) else ray.get(packed))

@@ -14,6 +14,7 @@ STORE = 80_000_000  # bytes of a node's object store, about the least that Ray a
 def two_nodes() -> Iterator[str]:
     """Address of a cluster of two nodes with two CPUs each, to which this process is connected."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray = pytest.importorskip("ray")
     cluster_utils = pytest.importorskip("ray.cluster_utils")
     node = {"num_cpus": 2, "object_store_memory": STORE}
