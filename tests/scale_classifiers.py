@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hcnn_fast import atomic_files
 
 VALUES, CLASSES = 30, 3
+PAUSE = 0.05  # seconds
 _passes = 0  # through any model of this process
 
 
@@ -22,7 +23,7 @@ class Linear(nn.Module):
 
     Args:
         folder: where it leaves its marks.
-        deed: "kill", once, in the middle of a chunk; "fill", once; "tell"; "wait"; or nothing.
+        deed: "kill", once, in the middle of a chunk; "fill", once; "tell"; "wait" at every pass.
     """
 
     def __init__(self, folder: Path | None = None, deed: str = "") -> None:
@@ -43,7 +44,7 @@ class Linear(nn.Module):
 
     def _do(self, folder: Path) -> None:
         if self.deed == "wait":
-            time.sleep(0.1)
+            time.sleep(PAUSE)
         elif self.deed == "tell":
             ray = __import__("ray")
             (folder / ray.get_runtime_context().get_node_id()).touch()
@@ -71,7 +72,7 @@ class FullDisk:
 
 
 def waiting() -> nn.Module:
-    """For the command line: every pass takes a tenth of a second."""
+    """For the command line: every pass takes a while."""
     return Linear(Path("."), "wait")
 
 

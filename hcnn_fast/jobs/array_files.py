@@ -94,7 +94,7 @@ class OpenArray:
             return
         self._archive = zipfile.ZipFile(array.path)
         self._member = self._archive.open(f"{array.key}.npy")
-        _, column_major, _ = _read_header(self._member)
+        _, column_major, _ = read_header(self._member)
         self._begin = self._member.tell()
         if column_major:
             self._whole = numpy.load(array.path, allow_pickle=False)[array.key]
@@ -158,7 +158,7 @@ def open_array(
         raise WrongUsage(
             f"{name} has shape {shape}, expected [N, C, H, W], [N, H, W, C], [N, H, W]"
         )
-    settled = _settle(name, shape, layout, expected)
+    settled = settled_layout(name, shape, layout, expected)
     array = ArrayFile(path, key, shape, dtype, settled)
     if expected is not None and array.image_shape != expected:
         raise WrongUsage(
@@ -168,9 +168,10 @@ def open_array(
     return array
 
 
-def _settle(
+def settled_layout(
     name: str, shape: tuple[int, ...], layout: Layout, expected: tuple[int, ...] | None
 ) -> Layout:
+    """How the axes of an array of that shape are read; `open_array` says what "auto" is."""
     if layout != "auto":
         if len(shape) != LAYOUT_RANKS.get(layout, len(shape)):
             raise WrongUsage(f"{name} has shape {shape}, which --layout {layout} does not fit")
@@ -202,11 +203,12 @@ def _npz_header(path: Path, key: str | None) -> tuple[str, tuple[int, ...], nump
         if chosen not in keys:
             raise WrongUsage(f"{path} has no array {chosen!r}; it holds {', '.join(keys)}")
         with archive.open(f"{chosen}.npy") as member:
-            shape, _, dtype = _read_header(member)
+            shape, _, dtype = read_header(member)
     return chosen, shape, dtype
 
 
-def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, numpy.dtype[Any]]:
+def read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, numpy.dtype[Any]]:
+    """Shape, whether columns come first, and type of an array in the `.npy` format."""
     version = numpy.lib.format.read_magic(stream)
     if version == (1, 0):
         return numpy.lib.format.read_array_header_1_0(stream)

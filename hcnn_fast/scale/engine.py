@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import pickle
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hcnn_fast.failures import FailedRun
+from hcnn_fast.scale.packing import Packed
 from hcnn_fast.scale.worker import ChunkWorker, Job
 
 BLOCKS = 20_000  # more of them cost the driver more than they balance
@@ -28,6 +27,7 @@ class Cluster:
         threads: torch threads of a worker, and CPUs that Ray keeps free for it. Rounding may depend
             on their number.
         gpus_per_worker: GPUs of a worker, or a share of one; 0: it searches on the CPU.
+        spare_cpus: CPUs besides those of the workers, where a cluster is started here.
         chunks_per_block: chunks that Ray Data hands out together. Rows do not depend on it.
 
     Raises:
@@ -38,6 +38,7 @@ class Cluster:
     address: str | None = None
     threads: int = 1
     gpus_per_worker: float = 0.0
+    spare_cpus: int = 0
     chunks_per_block: int = 1
 
     def __post_init__(self) -> None:
@@ -83,7 +84,7 @@ def connected(cluster: Cluster) -> Iterator[Any]:
         options: dict[str, Any] = {"address": cluster.address}
         if cluster.address is None:
             options = {"address": "local", "include_dashboard": False}
-            options["num_cpus"] = cluster.workers * cluster.threads
+            options["num_cpus"] = cluster.workers * cluster.threads + cluster.spare_cpus
         try:
             ray.init(**options, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -131,7 +132,6 @@ def run_chunks(
     advance(job.parts.images - sum(map(job.parts.size, missing)))
     if not missing:
         return
-    places = [str(Path.cwd()), *(place for place in sys.path if place)]
     blocks = min(BLOCKS, -(-len(missing) // cluster.chunks_per_block))
     with _quiet_data_context(ray):
         done = ray.data.from_items(
@@ -140,7 +140,7 @@ def run_chunks(
             ChunkWorker,
             batch_size=1,
             batch_format="numpy",
-            fn_constructor_args=(places, ray.put(job.packed())),
+            fn_constructor_args=(Packed.of(job, stored=True),),
             compute=ray.data.ActorPoolStrategy(size=cluster.workers),
             num_cpus=cluster.threads,
             num_gpus=cluster.gpus_per_worker or None,

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 import pickle
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy
@@ -20,6 +16,7 @@ from hcnn_fast.failures import FailedRun
 from hcnn_fast.jobs.parts import RowParts
 from hcnn_fast.jobs.readers import ChunkReader
 from hcnn_fast.jobs.work import ChunkWork
+from hcnn_fast.scale.packing import Packed
 
 
 @dataclass(frozen=True)
@@ -48,11 +45,6 @@ class Job:
     device: str
     threads: int
 
-    def packed(self) -> bytes:
-        """The job as bytes, classes of `__main__` included."""
-        content: bytes = importlib.import_module("ray.cloudpickle").dumps(self)
-        return content
-
 
 class ChunkWorker:
     """A class for `map_batches`: rows that say where a chunk begins become its rows on disk.
@@ -60,13 +52,11 @@ class ChunkWorker:
     An exception is returned, not raised: Ray Data would keep its traceback alone.
 
     Args:
-        places: the driver's working directory, which relative names of files mean, and the folders
-            that it imports from; each is used if it exists here.
-        packed: a `Job`, as `Job.packed` makes it, or a reference to it in Ray's object store.
+        job: a `Job`.
     """
 
-    def __init__(self, places: list[str], packed: Any) -> None:
-        self._places, self._packed = places, packed
+    def __init__(self, job: Packed) -> None:
+        self._job = job
         self._ready: tuple[Job, ChunkWork] | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -97,12 +87,7 @@ class ChunkWorker:
         return len(rows)
 
     def _prepared(self) -> tuple[Job, ChunkWork]:
-        ray = importlib.import_module("ray")
-        if Path(self._places[0]).is_dir():
-            os.chdir(self._places[0])
-        sys.path += [p for p in self._places if p not in sys.path and Path(p).exists()]
-        packed = self._packed
-        job: Job = pickle.loads(packed if isinstance(packed, bytes) else ray.get(packed))
+        job: Job = self._job.unpacked()
         torch.set_num_threads(job.threads)
         device = torch.device(job.device)
         defense = Defense(job.model.eval().to(device), job.config, job.threshold)
