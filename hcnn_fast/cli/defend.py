@@ -30,8 +30,9 @@ def defend(
         str,
         typer.Argument(
             metavar="INPUT",
-            help="A PNG or JPEG file, a folder of them, a .npy or .npz array, or a data set and"
-            " its split such as fashion-mnist:test.",
+            help="A PNG or JPEG file, a folder of them, a .npy or .npz array, Parquet (a file, a"
+            " folder, or an address such as s3://bucket/folder), or a data set and its split such"
+            " as fashion-mnist:test.",
         ),
     ],
     model: Annotated[
@@ -49,7 +50,10 @@ def defend(
         ),
     ] = None,
     key: Annotated[
-        str | None, typer.Option(help="Array of an .npz file.", rich_help_panel=INPUT)
+        str | None,
+        typer.Option(
+            help="Array of an .npz file, or column of Parquet files.", rich_help_panel=INPUT
+        ),
     ] = None,
     layout: Annotated[
         Layout,

@@ -1,4 +1,4 @@
-"""What `defend` reads: an image, a folder of images, an array file, or a split of a data set."""
+"""What `defend` reads: images, folders of them, arrays, Parquet files, splits of data sets."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 
 from hcnn_fast.data import ImageDataset, load
 from hcnn_fast.failures import FailedRun, WrongUsage
-from hcnn_fast.jobs import image_files
+from hcnn_fast.jobs import image_files, parquet_files
 from hcnn_fast.jobs.array_files import Layout, open_array
 from hcnn_fast.jobs.image_files import ImageFormat, check_size, image_size, read_image
+from hcnn_fast.jobs.parquet_files import is_address, open_parquet
 from hcnn_fast.jobs.readers import ArrayReader, Chunk, ChunkReader, DatasetReader, FilesReader
 
 
@@ -48,7 +49,7 @@ class InputOptions:
     Attributes:
         bounds: values of black and white in the model's input.
         limit: read at most so many images; None for all.
-        key: array of an `.npz` file.
+        key: array of an `.npz` file, or column of Parquet files.
         layout: axes of an array.
         resize: fit images of another size.
         convert: make grey from colour, drop transparency.
@@ -85,6 +86,10 @@ def open_input(text: str, options: InputOptions) -> ImageSource:
         FailedRun: an image is unreadable, and bad ones are not to be skipped.
     """
     path = Path(text)
+    if is_address(text) or path.suffix == parquet_files.SUFFIX or _holds_parquet(path):
+        reader = open_parquet(text, options.key, options.image_format, options.skip_bad)
+        total = reader.count if options.limit is None else min(reader.count, options.limit)
+        return ImageSource(total, options.image_format.shape or (), None, reader)
     if path.is_dir():
         return _folder(path, options)
     if path.exists():
@@ -94,7 +99,7 @@ def open_input(text: str, options: InputOptions) -> ImageSource:
             return _array(path, options)
         raise WrongUsage(
             f"{path} has an unknown suffix, expected one of"
-            f" {', '.join(image_files.SUFFIXES)}, .npy, .npz"
+            f" {', '.join(image_files.SUFFIXES)}, .npy, .npz, .parquet"
         )
     if path.suffix or len(path.parts) > 1:
         raise WrongUsage(f"{path}: no such file or folder")
@@ -115,6 +120,12 @@ def open_dataset(text: str, options: InputOptions) -> ImageDataset:
             f"{text} has images of shape {list(shape)}, the model takes {list(options.shape)}"
         )
     return dataset
+
+
+def _holds_parquet(folder: Path) -> bool:
+    """Whether a folder has Parquet files and no image files."""
+    suffixes = {path.suffix.lower() for path in folder.rglob("*")} if folder.is_dir() else set()
+    return parquet_files.SUFFIX in suffixes and not suffixes & {*image_files.SUFFIXES}
 
 
 def _dataset(text: str, options: InputOptions) -> ImageSource:

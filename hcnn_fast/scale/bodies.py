@@ -55,8 +55,8 @@ def _array(body: bytes, form: ImageFormat) -> Tensor:
         raise WrongUsage(f"the body has shape {list(shape)}, expected {list(form.shape)}")
     if len(content) != dtype.itemsize * int(numpy.prod(shape)):
         raise WrongUsage(f"the body has {len(content)} bytes of values, too many or too few")
-    order = "F" if column_major else "C"
-    block = numpy.frombuffer(content, dtype).reshape(shape, order=order)[None]
+    values = numpy.frombuffer(content, dtype)
+    block = (values.reshape(shape[::-1]).T if column_major else values.reshape(shape))[None]
     images, faults = array.read(block, form.bounds)
     if faults[0] is not None:
         raise WrongUsage(f"the body {faults[0]}")

@@ -1,4 +1,4 @@
-"""How long a job takes on so many workers: a model of few numbers, each of which can be measured."""
+"""How long a job takes on so many workers: a model of few numbers, all of them measurable."""
 
 from __future__ import annotations
 
