@@ -59,7 +59,7 @@ def open_parquet(text: str, key: str | None, form: ImageFormat, skip_bad: bool) 
             raise WrongUsage(
                 f"{path} has no column {column!r} of images; it has {', '.join(names)} (--key)"
             )
-        # Sizes, and the least and largest value where they are kept, of every column of every group.
+        # Sizes and, where they are kept, least and largest values of every column and group.
         footer = hashlib.blake2b(repr(file.metadata.to_dict()).encode(), digest_size=16)
         files.append((path, footer.hexdigest()))
         counts.append(file.metadata.num_rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,8 +75,10 @@ def test_rows_do_not_depend_on_workers_blocks_or_order(tmp_path: Path) -> None:
 
 
 def test_missing_chunks_are_those_without_a_whole_file(tmp_path: Path) -> None:
-    rows_after(tmp_path, [[8, 24]])
-    parts = job_in(tmp_path).parts
+    job = job_in(tmp_path)
+    assert job.parts.missing() == [0, 8, 16, 24]
+    ChunkWorker(Packed.of(job))({"first": numpy.array([8, 24])})
+    parts = job.parts
     (tmp_path / "rows" / f".{parts.path(0).name}.123.part").write_bytes(b"half")
     assert parts.missing() == [0, 16]
 
@@ -118,9 +121,9 @@ def test_another_fingerprint_is_refused_in_a_line_that_names_it(
     with open_run(tmp_path, fingerprint(job_in(tmp_path))):
         pass
     other = fingerprint(job_in(tmp_path, **changes))
-    with pytest.raises(ValueError, match=rf"holds another run \({name} was .*\); choose") as said:
-        with open_run(tmp_path, other):
-            pass
+    expected = rf"holds another run \({name} was .*\); choose"
+    with pytest.raises(ValueError, match=expected) as said, open_run(tmp_path, other):
+        pass
     assert "\n" not in str(said.value)
 
 
@@ -128,9 +131,9 @@ def test_fingerprint_of_another_version_is_refused(tmp_path: Path) -> None:
     known = fingerprint(job_in(tmp_path))
     with open_run(tmp_path, known | {"package": "0.0.1", "torch": "2.0.0"}):
         pass
-    with pytest.raises(ValueError, match=r"package was \"0\.0\.1\", now .*; torch was \"2\.0\.0\""):
-        with open_run(tmp_path, known):
-            pass
+    expected = r"package was \"0\.0\.1\", now .*; torch was \"2\.0\.0\""
+    with pytest.raises(ValueError, match=expected), open_run(tmp_path, known):
+        pass
     assert json.loads((tmp_path / "run.json").read_text())["package"] == "0.0.1"
 
 
@@ -140,7 +143,7 @@ def test_failure_of_a_worker_comes_back_as_it_was(tmp_path: Path) -> None:
     worker = ChunkWorker(Packed.of(job_in(tmp_path, reader=TensorReader(images, "array"))))
     done = worker({"first": numpy.array([0, 8])})
     assert done["rows"].tolist() == [0, 8]
-    error = __import__("pickle").loads(done["failure"][0])
+    error = pickle.loads(done["failure"][0])
     assert isinstance(error, ValueError)
     assert "NaN" in str(error)
 

@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy
 import pyarrow.parquet
 import pytest
 import torch
+from PIL import Image
 from scale_classifiers import Linear
 
 import hcnn_fast as hf
@@ -94,15 +94,18 @@ def test_full_disk_is_one_line_and_the_run_goes_on(
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
-def test_killed_driver_is_resumed_to_the_table_of_one_process(
+def test_killed_driver_is_resumed_and_a_damaged_image_is_a_row(
     two_nodes: str, images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    numpy.save("images.npy", images.numpy())
+    Path("images").mkdir()
+    for i, image in enumerate((images[:, 0] * 255).byte().numpy()):
+        Image.fromarray(image).save(f"images/{i:03d}.png")
+    Path("images/100.png").write_bytes(b"damaged")
     tests = str(Path(__file__).parents[1])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")]))
     search = ["--steps", "3", "--starts", "2", "--threads", "1", "--quiet"]
-    words = ["defend", "images.npy", "--model", "scale_classifiers:waiting", *search]
+    words = ["defend", "images", "--model", "scale_classifiers:waiting", *search]
     ray = ["--engine", "ray", "--address", two_nodes, "--output", "rows.parquet"]
     program = f"import sys; from hcnn_fast.cli.main import main; sys.exit(main({words + ray!r}))"
     driver = subprocess.Popen([sys.executable, "-c", program])
@@ -116,8 +119,11 @@ def test_killed_driver_is_resumed_to_the_table_of_one_process(
     assert not Path("rows.parquet").exists()
     kept = {path: path.stat().st_mtime_ns for path in Path("rows.parts").rglob("*.parquet")}
     assert 2 <= len(kept) < 6
-    assert main([*words, *ray, "--workers", "2", "--resume", "always"]) == 0
-    assert main([*words, "--output", "one.parquet"]) == 0
+    assert main([*words, *ray, "--resume", "always"]) == 0
+    assert main([*words, "--skip-bad", "--output", "one.parquet"]) == 0
     assert Path("rows.parquet").read_bytes() == Path("one.parquet").read_bytes()
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    assert pyarrow.parquet.read_table("rows.parquet")["index"].to_pylist() == list(range(IMAGES))
+    rows = pyarrow.parquet.read_table("rows.parquet").to_pylist()
+    assert [row["index"] for row in rows] == list(range(IMAGES))
+    assert [row["index"] for row in rows if row["error"] is not None] == [100]
+    assert "100.png is not a readable image" in rows[100]["error"]
