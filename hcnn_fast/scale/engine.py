@@ -84,6 +84,8 @@ def connected(cluster: Cluster) -> Iterator[Any]:
         options: dict[str, Any] = {"address": cluster.address}
         if cluster.address is None:
             options = {"address": "local", "include_dashboard": False}
+            # Ray would give its workers the least priority; they are to have the command's.
+            options["_system_config"] = {"worker_niceness": 0}
             options["num_cpus"] = cluster.workers * cluster.threads + cluster.spare_cpus
         try:
             ray.init(**options, log_to_driver=False, logging_level="ERROR")

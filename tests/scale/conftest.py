@@ -19,7 +19,12 @@ def two_nodes() -> Iterator[str]:
     cluster_utils = pytest.importorskip("ray.cluster_utils")
     node = {"num_cpus": 2, "object_store_memory": STORE}
     cluster = cluster_utils.Cluster(
-        initialize_head=True, head_node_args={**node, "include_dashboard": False}
+        initialize_head=True,
+        head_node_args={
+            **node,
+            "include_dashboard": False,
+            "_system_config": {"worker_niceness": 0},  # beside other tests they would starve
+        },
     )
     cluster.add_node(**node)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
