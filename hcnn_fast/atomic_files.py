@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -20,7 +21,8 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     Raises:
         OSError: the folder cannot be written to or is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Two machines may write into a shared folder from processes of the same number.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
     try:
         with temporary.open("wb") as file:
             write(file)

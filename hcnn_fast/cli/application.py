@@ -12,6 +12,7 @@ from hcnn_fast.cli.defend import defend
 from hcnn_fast.cli.demo import demo
 from hcnn_fast.cli.evaluate import evaluate
 from hcnn_fast.cli.info import info
+from hcnn_fast.cli.serve import serve
 from hcnn_fast.cli.train import train
 
 application = typer.Typer(
@@ -52,4 +53,5 @@ application.command()(defend)
 application.command()(evaluate)
 application.command()(train)
 application.command()(bench)
+application.command()(serve)
 application.command()(info)

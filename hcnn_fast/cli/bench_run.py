@@ -13,12 +13,12 @@ from hcnn_fast import backends, models
 from hcnn_fast.cli.bench_scaling import ScalingPoint, measure_scaling, scaling_plan
 from hcnn_fast.cli.classifiers import LoadedClassifier, load_classifier
 from hcnn_fast.cli.failures import WrongUsage, one_line
-from hcnn_fast.cli.inputs import InputOptions, open_input
 from hcnn_fast.cli.progress import progress_bar
 from hcnn_fast.config import SearchConfig
 from hcnn_fast.engine.inputs import as_logits
 from hcnn_fast.engine.model import resolve_precision
 from hcnn_fast.engine.preparation import prepared_model
+from hcnn_fast.jobs.inputs import InputOptions, open_input
 from hcnn_fast.measurement import (
     CostFigures,
     Roofs,

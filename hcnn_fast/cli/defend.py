@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from hcnn_fast.cli.array_files import Layout
 from hcnn_fast.cli.classifiers import check_backend, choose_device
 from hcnn_fast.cli.defend_run import Calibration, DefendRequest, run_defend
 from hcnn_fast.cli.failures import WrongUsage
-from hcnn_fast.cli.inputs import InputOptions
 from hcnn_fast.cli.sizes import parse_size
 from hcnn_fast.config import BackendName, Norm, Objective, Precision, Schedule, SearchConfig
+from hcnn_fast.jobs.array_files import Layout
+from hcnn_fast.jobs.inputs import InputOptions
+from hcnn_fast.run_folder import Resume
+from hcnn_fast.scale import Cluster
+from hcnn_fast.scale.engine import import_ray
 
 SEARCH, INPUT, ANSWER, RESULT = "Search", "Input and model", "Rejection", "Result"
+CLUSTER = "Engine"
+Engine = Literal["local", "ray"]
 
 
 def defend(
@@ -25,8 +30,9 @@ def defend(
         str,
         typer.Argument(
             metavar="INPUT",
-            help="A PNG or JPEG file, a folder of them, a .npy or .npz array, or a data set and"
-            " its split such as fashion-mnist:test.",
+            help="A PNG or JPEG file, a folder of them, a .npy or .npz array, Parquet (a file, a"
+            " folder, or an address such as s3://bucket/folder), or a data set and its split such"
+            " as fashion-mnist:test.",
         ),
     ],
     model: Annotated[
@@ -44,7 +50,10 @@ def defend(
         ),
     ] = None,
     key: Annotated[
-        str | None, typer.Option(help="Array of an .npz file.", rich_help_panel=INPUT)
+        str | None,
+        typer.Option(
+            help="Array of an .npz file, or column of Parquet files.", rich_help_panel=INPUT
+        ),
     ] = None,
     layout: Annotated[
         Layout,
@@ -145,6 +154,43 @@ def defend(
             rich_help_panel=SEARCH,
         ),
     ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="torch threads; its own number if not given, 1 for a worker of Ray.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = None,
+    engine: Annotated[
+        Engine,
+        typer.Option(
+            help="ray: workers of Ray, which store their rows in a folder beside --output; the same"
+            " command goes on after whatever ended it. Needs hcnn_fast[ray].",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="A Ray cluster that runs, or auto; one on this machine if not given.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that search.", rich_help_panel=CLUSTER)
+    ] = 1,
+    gpus_per_worker: Annotated[
+        float,
+        typer.Option(min=0.0, help="GPUs, or a share; 0: CPU.", rich_help_panel=CLUSTER),
+    ] = 0.0,
+    resume: Annotated[
+        Resume,
+        typer.Option(
+            help="always: rows must be there to go on with; never: none may.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = "automatic",
     threshold: Annotated[
         float | None,
         typer.Option(help="Reject answers of less confidence.", rich_help_panel=ANSWER),
@@ -190,6 +236,9 @@ def defend(
     base_label, base_confidence, value (the objective attained), winner (the label whose run won),
     true_label where the data set knows it, and error.
 
+    With --engine ray an image that cannot be read always becomes a row with its error, and the
+    rows are those of one process with --skip-bad and as many --threads, to the bit.
+
     Exit code 0: all rows written; 1: failed on the way; 2: wrong usage; 130: interrupted. What was
     written by then is valid and kept as <name>.partial<suffix>.
     """
@@ -201,6 +250,11 @@ def defend(
         raise WrongUsage("--objective hcnn needs --distance-weight")
     if objective == "ncn" and confidence is None:
         raise WrongUsage("--objective ncn needs --confidence")
+    cluster = None
+    if engine == "ray":
+        cluster = _cluster(address, workers, threads, gpus_per_worker, device, output, points)
+    elif address is not None or workers != 1 or gpus_per_worker or resume != "automatic":
+        raise WrongUsage("--address, --workers, --gpus-per-worker and --resume need --engine ray")
     config = SearchConfig(
         objective=objective,
         radius=radius,
@@ -222,7 +276,7 @@ def defend(
         batch_size=batch_size,
         memory_budget=None if memory_budget is None else parse_size(memory_budget),
     )
-    where = choose_device(device)
+    where = choose_device("cpu" if cluster is not None and not gpus_per_worker else device)
     check_backend(backend, where)
     request = DefendRequest(
         source=source,
@@ -237,7 +291,7 @@ def defend(
             layout=layout,
             resize=resize,
             convert=convert,
-            skip_bad=skip_bad,
+            skip_bad=skip_bad or cluster is not None,
             data_root=data_root,
             download=download,
         ),
@@ -246,9 +300,39 @@ def defend(
         output=output,
         points=points,
         quiet=quiet,
+        threads=1 if cluster is not None and threads is None else threads,
+        cluster=cluster,
+        resume=resume,
     )
     report = run_defend(request)
     if json_summary:
         print(json.dumps(report.to_dict(), indent=2, allow_nan=False))
     if not quiet:
         print(report.sentence(), file=sys.stderr)
+
+
+def _cluster(
+    address: str | None,
+    workers: int,
+    threads: int | None,
+    gpus_per_worker: float,
+    device: str,
+    output: Path | None,
+    points: Path | None,
+) -> Cluster:
+    """The cluster that was asked for; what an engine of many processes cannot do is refused."""
+    if output is None:
+        raise WrongUsage("--engine ray needs --output: the workers' rows are stored beside it")
+    if points is not None:
+        raise WrongUsage("--points is for --engine local")
+    if device != "auto":
+        raise WrongUsage(
+            "--device is for --engine local; --gpus-per-worker says where Ray searches"
+        )
+    import_ray()
+    return Cluster(
+        workers=workers,
+        address=address,
+        threads=1 if threads is None else threads,
+        gpus_per_worker=gpus_per_worker,
+    )

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from hcnn_fast import backends
 from hcnn_fast.cli.classifiers import LoadedClassifier, load_classifier
-from hcnn_fast.cli.defend_rows import COLUMNS, Tally, rows_of
 from hcnn_fast.cli.failures import (
     WRONG_USAGE,
     FailedRun,
@@ -24,14 +23,6 @@ from hcnn_fast.cli.failures import (
     describe,
     exit_code,
 )
-from hcnn_fast.cli.inputs import (
-    Chunk,
-    ImageSource,
-    InputOptions,
-    open_dataset,
-    open_input,
-    scaled,
-)
 from hcnn_fast.cli.interruption import deferred_interrupt
 from hcnn_fast.cli.point_files import PointFile
 from hcnn_fast.cli.progress import progress_bar
@@ -39,9 +30,15 @@ from hcnn_fast.cli.row_files import RowFile
 from hcnn_fast.config import SearchConfig
 from hcnn_fast.data import ImageDataset
 from hcnn_fast.defense import Defense
-from hcnn_fast.engine.inputs import as_logits
-
-CHUNK = 64  # images in memory, and between two writes
+from hcnn_fast.jobs.inputs import ImageSource, InputOptions, open_dataset, open_input
+from hcnn_fast.jobs.parts import RowParts
+from hcnn_fast.jobs.readers import scaled
+from hcnn_fast.jobs.rows import COLUMNS, Tally
+from hcnn_fast.jobs.work import CHUNK, ChunkWork, torch_threads
+from hcnn_fast.run_folder import Resume
+from hcnn_fast.scale import Cluster
+from hcnn_fast.scale.defend import run_job
+from hcnn_fast.scale.worker import Job
 
 
 @dataclass(frozen=True)
@@ -74,6 +71,15 @@ class DefendRequest:
     output: Path | None
     points: Path | None
     quiet: bool
+    threads: int | None = None  # None: torch's own number, or one for each worker of a cluster
+    cluster: Cluster | None = None  # None: in this process
+    resume: Resume = "automatic"
+
+    @property
+    def parts_folder(self) -> Path:
+        """Where a cluster's workers leave their rows: beside the output, with its name."""
+        assert self.output is not None
+        return self.output.with_suffix(".parts")
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,7 @@ def run_defend(request: DefendRequest) -> DefendReport:
     try:
         with ExitStack() as stack:
             stack.enter_context(rows)
+            stack.enter_context(torch_threads(request.threads))
             points = None
             if request.points is not None:
                 points = stack.enter_context(PointFile(request.points))
@@ -141,7 +148,15 @@ def run_defend(request: DefendRequest) -> DefendReport:
             if request.calibration is not None:
                 calibration_images = _calibrate(defense, request, reading, source)
             began = time.perf_counter()
-            _search(request, defense, classifier, source, rows, points, tally)
+            if request.cluster is None:
+                work = ChunkWork(
+                    defense, request.device, _class_names(classifier, source), request.model
+                )
+                _search(request, work, source, rows, points, tally)
+            else:
+                _search_on_cluster(
+                    request, request.cluster, defense, classifier, source, rows, tally
+                )
             seconds = time.perf_counter() - began
     except (Exception, KeyboardInterrupt) as error:
         raise _explained(error, rows, total) from error
@@ -150,50 +165,55 @@ def run_defend(request: DefendRequest) -> DefendReport:
 
 def _search(
     request: DefendRequest,
-    defense: Defense,
-    classifier: LoadedClassifier,
+    work: ChunkWork,
     source: ImageSource,
     rows: RowFile,
     points: PointFile | None,
     tally: Tally,
 ) -> None:
-    class_names = source.class_names or classifier.class_names
     if points is not None:
         points.begin(source.shape)
     with progress_bar("Searching", source.count, quiet=request.quiet) as advance:
         for chunk in source.chunks(CHUNK):
-            images = chunk.images.to(request.device)  # [m, *image]
-            base = _base_logits(classifier, images, first=rows.count == 0)  # [m, C]
-            prediction = defense.predict(images)
-            written = rows_of(rows.count, chunk, prediction, base, class_names)
+            written, found = work.rows(rows.count, chunk)
             with deferred_interrupt():
                 if points is not None:
-                    points.write(_beside_rows(chunk, prediction.search.point))
+                    points.write(found)
                 tally.add(written)
                 rows.write(written)
             advance(len(written))
 
 
-def _base_logits(classifier: LoadedClassifier, images: Tensor, *, first: bool) -> Tensor:
-    """The model's own answers; its failure on the first images means that they do not fit it."""
-    if not len(images):
-        return images.new_zeros(0, 1)
-    try:
-        with torch.inference_mode():
-            return as_logits(classifier.model(images), len(images))
-    except RuntimeError as error:
-        if not first or "out of memory" in str(error):
-            raise
-        raise WrongUsage(
-            f"model {classifier.name} cannot read images of shape {list(images.shape[1:])}: {error}"
-        ) from error
+def _search_on_cluster(
+    request: DefendRequest,
+    cluster: Cluster,
+    defense: Defense,
+    classifier: LoadedClassifier,
+    source: ImageSource,
+    rows: RowFile,
+    tally: Tally,
+) -> None:
+    """The same rows from workers of Ray, joined in the order of the images."""
+    job = Job(
+        model=classifier.model.cpu(),
+        model_name=request.model,
+        class_names=_class_names(classifier, source),
+        reader=source.reader,
+        parts=RowParts(request.parts_folder.absolute(), source.count, CHUNK),
+        config=request.config,
+        threshold=defense.threshold,
+        device=cluster.device,
+        threads=cluster.threads,
+    )
+    with progress_bar("Searching", source.count, quiet=request.quiet) as advance:
+        done = run_job(job, cluster, resume=request.resume, advance=advance)
+    for written in done.chunks():
+        tally.add(written)
+        rows.write(written)
 
 
-def _beside_rows(chunk: Chunk, found: Tensor) -> Tensor:  # found [m, *image] -> [n, *image]
-    """The points with NaN where an image could not be read."""
-    points = found.new_full((len(chunk.names), *found.shape[1:]), torch.nan)
-    points[[error is None for error in chunk.errors]] = found
-    return points
+def _class_names(classifier: LoadedClassifier, source: ImageSource) -> tuple[str, ...] | None:
+    return source.class_names or classifier.class_names
 
 
 def _calibrate(

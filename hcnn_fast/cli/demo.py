@@ -19,9 +19,10 @@ from hcnn_fast.cli.demo_measurement import ModelMeasurement
 from hcnn_fast.cli.demo_run import AttackPlan, Split, measure, passes
 from hcnn_fast.cli.demo_tables import NOTES, accuracy_table, rejection_table
 from hcnn_fast.cli.failures import Interrupted, WrongUsage
-from hcnn_fast.cli.inputs import InputOptions, open_dataset, scaled
 from hcnn_fast.cli.progress import progress_bar
 from hcnn_fast.config import SearchConfig
+from hcnn_fast.jobs.inputs import InputOptions, open_dataset
+from hcnn_fast.jobs.readers import scaled
 from hcnn_fast.models.registry import TRAINED
 
 TABLE_WIDTH = 118  # where standard output is no terminal

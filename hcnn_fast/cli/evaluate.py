@@ -12,10 +12,11 @@ from rich.console import Console
 
 from hcnn_fast.cli.evaluate_run import EvaluateRequest, Result, run_evaluate
 from hcnn_fast.cli.evaluate_tables import rich_table
-from hcnn_fast.cli.failures import WrongUsage
 from hcnn_fast.cli.on_manifold_run import OnManifoldRequest, run_on_manifold
-from hcnn_fast.experiments import EXPERIMENTS, Resume, on_manifold
+from hcnn_fast.experiments import EXPERIMENTS, on_manifold
 from hcnn_fast.experiments.report import NUMBERS, REPORT
+from hcnn_fast.failures import WrongUsage
+from hcnn_fast.run_folder import Resume
 
 DATA, ATTACK, RESULT = "Models and data", "Attack", "Run and result"
 TRAINING = "Training, of experiments that train their models"

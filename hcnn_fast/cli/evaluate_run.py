@@ -26,7 +26,6 @@ from hcnn_fast.experiments import (
     ROBUST,
     Experiment,
     Findings,
-    Resume,
     Settings,
     Subject,
     Task,
@@ -42,6 +41,7 @@ from hcnn_fast.experiments.family import Family
 from hcnn_fast.experiments.on_manifold import NAME as ON_MANIFOLD
 from hcnn_fast.experiments.report import ReportContext, write_report
 from hcnn_fast.experiments.settings import SMALL, radii_for
+from hcnn_fast.run_folder import Resume
 
 ROBUST_MODEL = "fashion-adversarial"
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import re
 
+from hcnn_fast.failures import FailedRun as FailedRun
+from hcnn_fast.failures import WrongUsage as WrongUsage
+
 DONE = 0
 FAILED = 1
 WRONG_USAGE = 2
@@ -12,14 +15,6 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 OPTIONAL_MODULES = ("typer", "rich", "matplotlib", "PIL", "pyarrow", "safetensors")
 USAGE_ERRORS = (ValueError, TypeError, FileNotFoundError, NotADirectoryError)
-
-
-class WrongUsage(Exception):
-    """The command was called wrongly; the message says what was expected."""
-
-
-class FailedRun(Exception):
-    """The command was called rightly and failed while it ran."""
 
 
 class Interrupted(Exception):

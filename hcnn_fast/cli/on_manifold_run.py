@@ -19,7 +19,7 @@ from hcnn_fast.cli.evaluate_run import Result
 from hcnn_fast.cli.failures import Interrupted, WrongUsage
 from hcnn_fast.cli.interruption import deferred_interrupt
 from hcnn_fast.cli.progress import progress_bar
-from hcnn_fast.experiments import Resume, open_store
+from hcnn_fast.experiments import open_store
 from hcnn_fast.experiments.on_manifold import (
     NAME,
     QUESTION,
@@ -31,6 +31,7 @@ from hcnn_fast.experiments.on_manifold import (
 from hcnn_fast.experiments.on_manifold_findings import findings
 from hcnn_fast.experiments.on_manifold_settings import OnManifoldSettings
 from hcnn_fast.experiments.report import ReportContext, write_report
+from hcnn_fast.run_folder import Resume
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from typing import IO, Any, Protocol
 
 from hcnn_fast.cli.failures import WrongUsage
 from hcnn_fast.cli.interruption import deferred_interrupt
+from hcnn_fast.jobs.parts import parquet_schema
 
 Row = Mapping[str, Any]
 SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -69,16 +70,10 @@ class Parquet:
     """One row group per call of `write`."""
 
     def __init__(self, path: Path, columns: Mapping[str, type]) -> None:
+        self._schema = parquet_schema(columns)
         import pyarrow
         import pyarrow.parquet
 
-        types = {
-            int: pyarrow.int64(),
-            float: pyarrow.float64(),
-            bool: pyarrow.bool_(),
-            str: pyarrow.string(),
-        }
-        self._schema = pyarrow.schema([(name, types[kind]) for name, kind in columns.items()])
         self._table = pyarrow.Table
         self._writer = pyarrow.parquet.ParquetWriter(str(path), self._schema)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from hcnn_fast.experiments.adaptive import ADAPTIVE
 from hcnn_fast.experiments.ccat import CCAT_EXPERIMENT
-from hcnn_fast.experiments.chunks import ChunkStore, Resume, open_store
+from hcnn_fast.experiments.chunks import ChunkStore, open_store
 from hcnn_fast.experiments.experiment import (
     NATURAL,
     ROBUST,
@@ -53,7 +53,6 @@ __all__ = [
     "Evidence",
     "Experiment",
     "Findings",
-    "Resume",
     "Settings",
     "Subject",
     "Task",

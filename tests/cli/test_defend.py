@@ -20,7 +20,7 @@ from PIL import Image
 import hcnn_fast as hf
 from hcnn_fast import data, models
 from hcnn_fast.cli import defend_run
-from hcnn_fast.cli.defend_rows import COLUMNS
+from hcnn_fast.jobs.rows import COLUMNS
 
 Run = Callable[..., Any]  # the fixture of conftest.py
 TINY = ("--model", "tiny_classifier:make", "--steps", "3")

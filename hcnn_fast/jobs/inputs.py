@@ -1,37 +1,19 @@
-"""What `defend` reads: an image, a folder of images, an array file, or a split of a data set."""
+"""What `defend` reads: images, folders of them, arrays, Parquet files, splits of data sets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from hcnn_fast.cli import image_files
-from hcnn_fast.cli.array_files import Layout, open_array
-from hcnn_fast.cli.failures import FailedRun, WrongUsage
-from hcnn_fast.cli.image_files import ImageFormat, check_size, image_size, read_image
 from hcnn_fast.data import ImageDataset, load
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Consecutive images of an input; those that could not be read are missing from `images`.
-
-    Attributes:
-        names: [n] file name, or the name of the data set or array.
-        errors: [n] why an image could not be read; None where it could.
-        images: [m, *image] float32, the m readable ones.
-        targets: [n] true label where known, else None.
-    """
-
-    names: tuple[str, ...]
-    errors: tuple[str | None, ...]
-    images: Tensor  # [m, *image] float32
-    targets: tuple[int | None, ...]
+from hcnn_fast.failures import FailedRun, WrongUsage
+from hcnn_fast.jobs import image_files, parquet_files
+from hcnn_fast.jobs.array_files import Layout, open_array
+from hcnn_fast.jobs.image_files import ImageFormat, check_size, image_size, read_image
+from hcnn_fast.jobs.parquet_files import is_address, open_parquet
+from hcnn_fast.jobs.readers import ArrayReader, Chunk, ChunkReader, DatasetReader, FilesReader
 
 
 @dataclass(frozen=True)
@@ -42,7 +24,7 @@ class ImageSource:
         count: number of images.
         shape: shape of one image.
         class_names: names of the classes, where the input knows them.
-        chunks: given a number of images, yields them in chunks of that many.
+        reader: reads any of them.
         note: something the user should know, or "".
         dataset: the images where they are those of a data set, else None.
     """
@@ -50,9 +32,14 @@ class ImageSource:
     count: int
     shape: tuple[int, ...]
     class_names: tuple[str, ...] | None
-    chunks: Callable[[int], Iterator[Chunk]]
+    reader: ChunkReader
     note: str = ""
     dataset: ImageDataset | None = None
+
+    def chunks(self, count: int) -> Iterator[Chunk]:
+        """All images, `count` at a time."""
+        for first in range(0, self.count, count):
+            yield self.reader.read(first, min(count, self.count - first))
 
 
 @dataclass(frozen=True)
@@ -62,7 +49,7 @@ class InputOptions:
     Attributes:
         bounds: values of black and white in the model's input.
         limit: read at most so many images; None for all.
-        key: array of an `.npz` file.
+        key: array of an `.npz` file, or column of Parquet files.
         layout: axes of an array.
         resize: fit images of another size.
         convert: make grey from colour, drop transparency.
@@ -99,6 +86,10 @@ def open_input(text: str, options: InputOptions) -> ImageSource:
         FailedRun: an image is unreadable, and bad ones are not to be skipped.
     """
     path = Path(text)
+    if is_address(text) or path.suffix == parquet_files.SUFFIX or _holds_parquet(path):
+        reader = open_parquet(text, options.key, options.image_format, options.skip_bad)
+        total = reader.count if options.limit is None else min(reader.count, options.limit)
+        return ImageSource(total, options.image_format.shape or (), None, reader)
     if path.is_dir():
         return _folder(path, options)
     if path.exists():
@@ -108,7 +99,7 @@ def open_input(text: str, options: InputOptions) -> ImageSource:
             return _array(path, options)
         raise WrongUsage(
             f"{path} has an unknown suffix, expected one of"
-            f" {', '.join(image_files.SUFFIXES)}, .npy, .npz"
+            f" {', '.join(image_files.SUFFIXES)}, .npy, .npz, .parquet"
         )
     if path.suffix or len(path.parts) > 1:
         raise WrongUsage(f"{path}: no such file or folder")
@@ -131,39 +122,24 @@ def open_dataset(text: str, options: InputOptions) -> ImageDataset:
     return dataset
 
 
-def scaled(
-    images: Tensor,  # [n, C, H, W] uint8
-    bounds: tuple[float, float],
-) -> Tensor:  # [n, C, H, W] float32
-    """Grey levels 0 to 255 as values of the model's input."""
-    low, high = bounds
-    return (images.float() / 255.0).mul_(high - low).add_(low).clamp_(low, high)
+def _holds_parquet(folder: Path) -> bool:
+    """Whether a folder has Parquet files and no image files."""
+    suffixes = {path.suffix.lower() for path in folder.rglob("*")} if folder.is_dir() else set()
+    return parquet_files.SUFFIX in suffixes and not suffixes & {*image_files.SUFFIXES}
 
 
 def _dataset(text: str, options: InputOptions) -> ImageSource:
     dataset = open_dataset(text, options).first(options.limit)
-
-    def chunks(count: int) -> Iterator[Chunk]:
-        for first in range(0, len(dataset), count):
-            images = scaled(dataset.images[first : first + count], options.bounds)
-            targets = tuple(dataset.labels[first : first + count].tolist())
-            size = len(targets)
-            yield Chunk((dataset.name,) * size, (None,) * size, images, targets)
-
+    reader = DatasetReader(dataset, options.bounds)
     shape = tuple(dataset.images.shape[1:])
-    return ImageSource(len(dataset), shape, dataset.class_names, chunks, dataset=dataset)
+    return ImageSource(len(dataset), shape, dataset.class_names, reader, dataset=dataset)
 
 
 def _array(path: Path, options: InputOptions) -> ImageSource:
     array = open_array(path, key=options.key, layout=options.layout, expected=options.shape)
     total = array.shape[0] if options.limit is None else min(array.shape[0], options.limit)
-
-    def chunks(count: int) -> Iterator[Chunk]:
-        for images in array.rows(count, total, options.bounds):
-            size = len(images)
-            yield Chunk((array.label,) * size, (None,) * size, images, (None,) * size)
-
-    return ImageSource(total, array.image_shape, None, chunks)
+    reader = ArrayReader(array, options.bounds, options.skip_bad)
+    return ImageSource(total, array.image_shape, None, reader)
 
 
 def _folder(folder: Path, options: InputOptions) -> ImageSource:
@@ -179,9 +155,14 @@ def _folder(folder: Path, options: InputOptions) -> ImageSource:
 
 
 def _files(paths: tuple[Path, ...], names: tuple[str, ...], options: InputOptions) -> ImageSource:
-    """Image files; every header is read now, so that a wrong size stops before the work."""
+    """Image files; every header is read now, so that a wrong size stops before the work.
+
+    Where bad images are skipped none of them stops it, and the first that is readable suffices.
+    """
     form = options.image_format
     for path in paths:
+        if options.skip_bad and form.shape is not None:
+            break
         try:
             size = image_size(path)
             if form.shape is None:
@@ -193,23 +174,6 @@ def _files(paths: tuple[Path, ...], names: tuple[str, ...], options: InputOption
                 raise
     if form.shape is None:
         raise FailedRun(f"none of the {len(paths)} images can be read")
-    settled = form
-    shape = form.shape
-
-    def chunks(count: int) -> Iterator[Chunk]:
-        for first in range(0, len(paths), count):
-            images: list[Tensor] = []
-            errors: list[str | None] = []
-            for path in paths[first : first + count]:
-                try:
-                    images.append(read_image(path, settled))
-                    errors.append(None)
-                except (FailedRun, WrongUsage) as error:
-                    if not options.skip_bad:
-                        raise
-                    errors.append(str(error))
-            size = len(errors)
-            stacked = torch.stack(images) if images else torch.empty(0, *shape)
-            yield Chunk(names[first : first + size], tuple(errors), stacked, (None,) * size)
-
-    return ImageSource(len(paths), shape, None, chunks)
+    return ImageSource(
+        len(paths), form.shape, None, FilesReader(paths, names, form, options.skip_bad)
+    )

@@ -10,8 +10,9 @@ import numpy
 import pytest
 import torch
 
-from hcnn_fast.cli.array_files import open_array
-from hcnn_fast.cli.failures import FailedRun, WrongUsage
+from hcnn_fast.failures import FailedRun, WrongUsage
+from hcnn_fast.jobs.array_files import open_array
+from hcnn_fast.jobs.readers import ArrayReader
 
 BOUNDS = (0.0, 1.0)
 PIXELS = numpy.random.default_rng(0).integers(0, 256, (7, 3, 6, 5), dtype=numpy.uint8)
@@ -21,7 +22,10 @@ EXPECTED = torch.from_numpy(PIXELS).float() / 255
 def read(path: Path, count: int = 3, limit: int = 100, **options: Any) -> torch.Tensor:
     defaults: dict[str, Any] = {"key": None, "layout": "auto", "expected": (3, 6, 5)}
     array = open_array(path, **defaults | options)
-    return torch.cat(list(array.rows(count, limit, BOUNDS)))
+    total = min(limit, array.shape[0])
+    reader = ArrayReader(array, BOUNDS, skip_bad=False)
+    blocks = [reader.read(i, min(count, total - i)).images for i in range(0, total, count)]
+    return torch.cat(blocks)
 
 
 @pytest.mark.parametrize("count", [1, 3, 7, 100])

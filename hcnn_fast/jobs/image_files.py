@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy
 import torch
 from torch import Tensor
 
-from hcnn_fast.cli.failures import FailedRun, WrongUsage
+from hcnn_fast.failures import FailedRun, WrongUsage
 
 if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
+FORMATS = ("PNG", "JPEG")
 SIXTEEN_BIT_GREY = ("I;16", "I;16L", "I;16B", "I;16N")
 ORIENTATION = 0x0112  # EXIF tag; from 5 on width and height change places
 
@@ -37,8 +38,8 @@ class ImageFormat:
     convert: bool = False
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) of an image as a viewer shows it, from the file's header.
+def image_size(path: Path, content: IO[bytes] | None = None) -> tuple[int, int]:
+    """(height, width) of an image as a viewer shows it, from the header of the file or its content.
 
     Raises:
         FailedRun: the file is not a readable image.
@@ -46,7 +47,7 @@ def image_size(path: Path) -> tuple[int, int]:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path if content is None else content) as image:
             width, height = image.size
             # Without that condition Pillow decodes a whole PNG in search of EXIF data.
             turned = "exif" in image.info and image.getexif().get(ORIENTATION, 1) >= 5
@@ -66,8 +67,12 @@ def check_size(path: Path, size: tuple[int, int], form: ImageFormat) -> None:
     )
 
 
-def read_image(path: Path, form: ImageFormat) -> Tensor:  # [C, H, W] float32
-    """Decode a PNG or JPEG file.
+def read_image(
+    path: Path,
+    form: ImageFormat,
+    content: IO[bytes] | None = None,
+) -> Tensor:  # [C, H, W] float32
+    """Decode a PNG or JPEG file, or one whose content is given and whose path only names it.
 
     Grey is repeated for a model of three channels, and colour whose channels are equal is taken as
     grey: neither loses anything. EXIF orientation is applied, as viewers do.
@@ -79,7 +84,9 @@ def read_image(path: Path, form: ImageFormat) -> Tensor:  # [C, H, W] float32
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as opened:
+        with Image.open(
+            path if content is None else content, formats=None if content is None else FORMATS
+        ) as opened:
             opened.load()
             image = ImageOps.exif_transpose(opened)
     except Exception as error:

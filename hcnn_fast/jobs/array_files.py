@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -13,7 +12,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from hcnn_fast.cli.failures import FailedRun, WrongUsage
+from hcnn_fast.failures import FailedRun, WrongUsage
 
 Layout = Literal["auto", "nchw", "nhwc", "nhw", "none"]
 LAYOUT_RANKS = {"nchw": 4, "nhwc": 4, "nhw": 3}
@@ -51,17 +50,75 @@ class ArrayFile:
         """The file, and the array in it, for messages."""
         return str(self.path) if self.key is None else f"{self.path}[{self.key}]"
 
-    def rows(self, count: int, limit: int, bounds: tuple[float, float]) -> Iterator[Tensor]:
-        """Consecutive groups of `count` images, float32 [n, *image], up to `limit` images.
+    def read(
+        self,
+        block: numpy.ndarray[Any, Any],  # [n, ...] as on disk
+        bounds: tuple[float, float],
+    ) -> tuple[Tensor, tuple[str | None, ...]]:  # [n, *image] float32, [n]
+        """Images as the model takes them, and what is wrong with each: None, or a value."""
+        low, high = bounds
+        numbers = block.astype(numpy.float32)
+        if block.dtype == numpy.uint8:
+            values = torch.from_numpy(numbers / numpy.float32(255.0))
+            values = values.mul_(high - low).add_(low).clamp_(low, high)
+        else:
+            values = torch.from_numpy(numbers)
+        inside = (values >= low - SLACK) & (values <= high + SLACK)  # False for NaN too
+        faults: list[str | None] = [None] * len(values)
+        for row in inside.flatten(1).all(1).logical_not().nonzero()[:, 0].tolist():
+            worst = float(values[row][~inside[row]].flatten()[0])
+            faults[row] = (
+                f"holds the value {worst:g}, expected values within [{low:g}, {high:g}]"
+                " (--bounds) or uint8"
+            )
+        if self.layout == "nhwc":
+            values = values.permute(0, 3, 1, 2).contiguous()
+        return (values[:, None] if self.layout == "nhw" else values), tuple(faults)
+
+
+class OpenArray:
+    """The rows of an array file, any of them; cheapest in rising order.
+
+    A row-major array is never held whole: what lies before the rows of a compressed one is
+    decompressed once on the way.
+    """
+
+    def __init__(self, array: ArrayFile) -> None:
+        self._array = array
+        self._row_bytes = array.dtype.itemsize * int(numpy.prod(array.shape[1:]))
+        self._whole: numpy.ndarray[Any, Any] | None = None
+        self._archive: zipfile.ZipFile | None = None
+        self._member: IO[bytes] | None = None
+        if array.key is None:
+            self._whole = numpy.load(array.path, mmap_mode="r", allow_pickle=False)
+            return
+        self._archive = zipfile.ZipFile(array.path)
+        self._member = self._archive.open(f"{array.key}.npy")
+        _, column_major, _ = read_header(self._member)
+        self._begin = self._member.tell()
+        if column_major:
+            self._whole = numpy.load(array.path, allow_pickle=False)[array.key]
+
+    def rows(self, first: int, count: int) -> numpy.ndarray[Any, Any]:  # [count, ...]
+        """Rows as they are on disk.
 
         Raises:
             FailedRun: the file ends early or is corrupt.
-            WrongUsage: a value is not finite or outside the bounds.
         """
-        first = 0
-        for block in _blocks(self, count, limit):
-            yield _as_images(self, block, first, bounds)
-            first += len(block)
+        if self._whole is not None:
+            return numpy.array(self._whole[first : first + count])
+        array, member, size = self._array, self._member, self._row_bytes
+        assert member is not None
+        try:
+            offset = self._begin + first * size
+            if member.tell() != offset:  # a seek gives up the check of the member's checksum
+                member.seek(offset)
+            data = member.read(count * size)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise FailedRun(f"{array.label} is corrupt ({error})") from error
+        if len(data) != count * size:
+            raise FailedRun(f"{array.label} ends early, in image {first + len(data) // size}")
+        return numpy.frombuffer(data, array.dtype).reshape(count, *array.shape[1:])
 
 
 def open_array(
@@ -88,6 +145,8 @@ def open_array(
                 raise WrongUsage(f"--key {key} is for .npz files, and {path} is none")
             mapped = numpy.load(path, mmap_mode="r", allow_pickle=False)
             shape, dtype = mapped.shape, mapped.dtype
+    except WrongUsage:
+        raise
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise FailedRun(f"{path} is not a readable array file ({error})") from error
     name = str(path) if key is None else f"{path}[{key}]"
@@ -99,7 +158,7 @@ def open_array(
         raise WrongUsage(
             f"{name} has shape {shape}, expected [N, C, H, W], [N, H, W, C], [N, H, W]"
         )
-    settled = _settle(name, shape, layout, expected)
+    settled = settled_layout(name, shape, layout, expected)
     array = ArrayFile(path, key, shape, dtype, settled)
     if expected is not None and array.image_shape != expected:
         raise WrongUsage(
@@ -109,9 +168,10 @@ def open_array(
     return array
 
 
-def _settle(
+def settled_layout(
     name: str, shape: tuple[int, ...], layout: Layout, expected: tuple[int, ...] | None
 ) -> Layout:
+    """How the axes of an array of that shape are read; `open_array` says what "auto" is."""
     if layout != "auto":
         if len(shape) != LAYOUT_RANKS.get(layout, len(shape)):
             raise WrongUsage(f"{name} has shape {shape}, which --layout {layout} does not fit")
@@ -143,66 +203,13 @@ def _npz_header(path: Path, key: str | None) -> tuple[str, tuple[int, ...], nump
         if chosen not in keys:
             raise WrongUsage(f"{path} has no array {chosen!r}; it holds {', '.join(keys)}")
         with archive.open(f"{chosen}.npy") as member:
-            shape, _, dtype = _read_header(member)
+            shape, _, dtype = read_header(member)
     return chosen, shape, dtype
 
 
-def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, numpy.dtype[Any]]:
+def read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, numpy.dtype[Any]]:
+    """Shape, whether columns come first, and type of an array in the `.npy` format."""
     version = numpy.lib.format.read_magic(stream)
     if version == (1, 0):
         return numpy.lib.format.read_array_header_1_0(stream)
     return numpy.lib.format.read_array_header_2_0(stream)
-
-
-def _blocks(array: ArrayFile, count: int, limit: int) -> Iterator[numpy.ndarray[Any, Any]]:
-    """Groups of rows as they are on disk; a compressed row-major array is never held whole."""
-    total = min(limit, array.shape[0])
-    starts = range(0, total, count)
-    if array.key is None:
-        mapped = numpy.load(array.path, mmap_mode="r", allow_pickle=False)
-        for start in starts:
-            yield numpy.array(mapped[start : min(start + count, total)])
-        return
-    try:
-        with zipfile.ZipFile(array.path) as archive, archive.open(f"{array.key}.npy") as member:
-            _, column_major, _ = _read_header(member)
-            if column_major:
-                whole = numpy.load(array.path, allow_pickle=False)[array.key]
-                for start in starts:
-                    yield whole[start : min(start + count, total)]
-                return
-            row_bytes = array.dtype.itemsize * int(numpy.prod(array.shape[1:]))
-            for start in starts:
-                size = min(count, total - start)
-                data = member.read(size * row_bytes)
-                if len(data) != size * row_bytes:
-                    row = start + len(data) // row_bytes
-                    raise FailedRun(f"{array.label} ends early, in image {row}")
-                yield numpy.frombuffer(data, array.dtype).reshape(size, *array.shape[1:])
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise FailedRun(f"{array.label} is corrupt ({error})") from error
-
-
-def _as_images(
-    array: ArrayFile,
-    block: numpy.ndarray[Any, Any],
-    first: int,
-    bounds: tuple[float, float],
-) -> Tensor:  # [n, *image] float32
-    low, high = bounds
-    if block.dtype == numpy.uint8:
-        values = torch.from_numpy(block.astype(numpy.float32) / numpy.float32(255.0))
-        values = values.mul_(high - low).add_(low).clamp_(low, high)
-    else:
-        values = torch.from_numpy(block.astype(numpy.float32))
-        inside = (values >= low - SLACK) & (values <= high + SLACK)  # False for NaN too
-        if not inside.all():
-            row = int(inside.flatten(1).all(1).logical_not().nonzero()[0])
-            worst = float(values[row][~inside[row]].flatten()[0])
-            raise WrongUsage(
-                f"{array.label}: image {first + row} holds the value {worst:g}, expected values"
-                f" within [{low:g}, {high:g}] (--bounds) or uint8"
-            )
-    if array.layout == "nhwc":
-        return values.permute(0, 3, 1, 2).contiguous()
-    return values[:, None] if array.layout == "nhw" else values

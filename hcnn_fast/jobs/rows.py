@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from hcnn_fast.cli.inputs import Chunk
 from hcnn_fast.defense import Prediction
 from hcnn_fast.evaluation import Proportion
+from hcnn_fast.jobs.readers import Chunk
 
 COLUMNS: dict[str, type] = {
     "index": int,

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from hcnn_fast.cli.failures import FailedRun, WrongUsage
-from hcnn_fast.cli.image_files import ImageFormat, image_size, read_image
+from hcnn_fast.failures import FailedRun, WrongUsage
+from hcnn_fast.jobs.image_files import ImageFormat, image_size, read_image
 
 GREY, COLOUR = (1, 6, 5), (3, 6, 5)
 

@@ -1,0 +1,167 @@
+"""Defended inference over a data set on Ray Data, in a folder that a later run goes on with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from hcnn_fast import models
+from hcnn_fast.config import SearchConfig
+from hcnn_fast.data import ImageDataset
+from hcnn_fast.defense import Defense
+from hcnn_fast.engine.inputs import check_images
+from hcnn_fast.failures import FailedRun
+from hcnn_fast.jobs.inputs import ImageSource, InputOptions, open_input
+from hcnn_fast.jobs.parts import RowParts
+from hcnn_fast.jobs.readers import DatasetReader, TensorReader, scaled
+from hcnn_fast.jobs.work import CHUNK
+from hcnn_fast.run_folder import Resume, open_run
+from hcnn_fast.scale.engine import Cluster, connected, import_ray, run_chunks
+from hcnn_fast.scale.fingerprint import fingerprint
+from hcnn_fast.scale.worker import Job
+
+Images = str | Path | ImageDataset | Tensor | numpy.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class DefendedRows:
+    """The rows of a finished job, one per image, in the order of the images.
+
+    Attributes:
+        parts: the files of the chunks.
+        fingerprint: what decided the rows, as in the folder's `run.json`.
+    """
+
+    parts: RowParts
+    fingerprint: dict[str, Any]
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return self.parts.images
+
+    def chunks(self) -> Iterator[list[dict[str, Any]]]:
+        """The rows, a chunk at a time."""
+        return iter(self.parts)
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """All rows."""
+        return [row for rows in self.chunks() for row in rows]
+
+
+def defend(
+    dataset: Images,
+    model: nn.Module | str,
+    config: SearchConfig,
+    *,
+    output: str | Path,
+    threshold: float | None = None,
+    cluster: Cluster | None = None,
+    reading: InputOptions | None = None,
+    class_names: tuple[str, ...] | None = None,
+    resume: Resume = "automatic",
+    advance: Callable[[int], object] | None = None,
+) -> DefendedRows:
+    """Predict, or reject, at the most confident point around each image, on workers of Ray.
+
+    The unit of work is a chunk of `jobs.work.CHUNK` consecutive images, the same as in
+    `hcnn-fast defend` in one process, so the rows are the same to the bit on one kind of processor
+    and with as many threads, however many workers there are. On a GPU give `config.batch_size`: a
+    batch that is planned depends on the memory that happens to be free. A chunk is stored when it
+    is made; the same call goes on after whatever ended it.
+
+    Args:
+        dataset: images [N, *image] within the bounds, or uint8 [N, C, H, W]; an `ImageDataset`; or
+            what `hcnn-fast defend` reads, where the workers must find it under the same name. An
+            image that cannot be read becomes a row with its error.
+        model: classifier, or a name that `models.load` knows.
+        config: the search.
+        output: folder of the rows, of `run.json` (the fingerprint) and of a lock; seen by all
+            workers under this name.
+        threshold: smallest confidence that is accepted; None accepts all but infeasible NCN.
+        cluster: workers and where they are; None: one, on this machine.
+        reading: how files are read; the bounds are those of `config`.
+        class_names: names of the classes; None: those that the data set knows.
+        resume: "always": the folder must hold a run; "never": it may not.
+        advance: is told numbers of images that are done.
+
+    Raises:
+        ImportError: ray or pyarrow is not installed; says how to get it.
+        TypeError, ValueError: an argument is not usable, or `output` holds another run.
+        FailedRun: the cluster cannot be reached or is too small, or a disk failed; what is stored
+            stays, and the same call goes on.
+    """
+    import_ray()
+    place = cluster or Cluster()
+    if isinstance(model, str):
+        name, classifier = model, models.load(model)
+    else:
+        name, classifier = type(model).__name__, model
+    options = replace(reading or InputOptions(), bounds=config.bounds, skip_bad=True)
+    source = source_of(dataset, config, options)
+    job = Job(
+        model=classifier,
+        model_name=name,
+        class_names=class_names or source.class_names,
+        reader=source.reader,
+        parts=RowParts(Path(output).absolute(), source.count, CHUNK),
+        config=config,
+        threshold=threshold,
+        device=place.device,
+        threads=place.threads,
+    )
+    return run_job(job, place, resume=resume, advance=advance)
+
+
+def source_of(dataset: object, config: SearchConfig, options: InputOptions) -> ImageSource:
+    """What a data set given as text, path, array, tensor or `ImageDataset` holds.
+
+    Raises:
+        TypeError, ValueError: it is none of these, or not usable.
+    """
+    if isinstance(dataset, (str, Path)):
+        return open_input(str(dataset), options)
+    if isinstance(dataset, ImageDataset):
+        shape = tuple(dataset.images.shape[1:])
+        reader = DatasetReader(dataset, config.bounds)
+        return ImageSource(len(dataset), shape, dataset.class_names, reader, dataset=dataset)
+    images = torch.from_numpy(dataset) if isinstance(dataset, numpy.ndarray) else dataset
+    if not isinstance(images, Tensor):
+        raise TypeError(
+            f"dataset is a {type(dataset).__name__}, expected a path, NAME:SPLIT, an ImageDataset,"
+            " an array or a tensor"
+        )
+    if images.dtype == torch.uint8:
+        images = scaled(images, config.bounds)
+    checked = check_images(images, config).cpu()  # [N, *image]
+    return ImageSource(len(checked), tuple(checked.shape[1:]), None, TensorReader(checked, "array"))
+
+
+def run_job(
+    job: Job,
+    cluster: Cluster,
+    *,
+    resume: Resume = "automatic",
+    advance: Callable[[int], object] | None = None,
+) -> DefendedRows:
+    """Make what is missing of a job's rows; see `defend`."""
+    Defense(job.model, job.config, job.threshold)  # refuses what cannot be, before any work
+    known = fingerprint(job)
+    with open_run(job.parts.folder, known, resume):
+        try:
+            with connected(cluster) as ray:
+                run_chunks(ray, cluster, job, advance or (lambda _: None))
+        except OSError as error:
+            left = sum(map(job.parts.size, job.parts.missing()))
+            raise FailedRun(
+                f"{error.filename or job.parts.folder}: {error.strerror or error};"
+                f" {job.parts.images - left} of {job.parts.images} rows are in"
+                f" {job.parts.folder}, and the same command goes on"
+            ) from error
+    return DefendedRows(job.parts, known)

@@ -1,0 +1,129 @@
+"""Workers and drivers that are killed, full disks, bad images: every row once, and the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+import torch
+from PIL import Image
+from scale_classifiers import Linear
+
+import hcnn_fast as hf
+from hcnn_fast import scale
+from hcnn_fast.cli.main import main
+from hcnn_fast.failures import FailedRun
+from hcnn_fast.jobs.inputs import InputOptions
+from hcnn_fast.jobs.work import CHUNK, ChunkWork
+from hcnn_fast.scale.defend import source_of
+
+pytestmark = [
+    pytest.mark.xdist_group("ray"),
+    # Of Ray itself: settings that it deprecates and reads, sockets that it leaves open.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+IMAGES = 5 * CHUNK + 10
+CONFIG = hf.SearchConfig.mcn(0.05, steps=3, starts=2)
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    """[N, 1, 6, 5]."""
+    return torch.rand(IMAGES, 1, 6, 5, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def expected(images: torch.Tensor) -> list[dict[str, Any]]:
+    """The rows of one process."""
+    work = ChunkWork(hf.Defense(Linear().eval(), CONFIG), torch.device("cpu"), None, "linear")
+    source = source_of(images, CONFIG, InputOptions())
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    chunks = enumerate(source.chunks(CHUNK))
+    rows = [row for i, chunk in chunks for row in work.rows(i * CHUNK, chunk)[0]]
+    torch.set_num_threads(before)
+    return rows
+
+
+def defend(images: torch.Tensor, model: Linear, folder: Path, **cluster: Any) -> scale.DefendedRows:
+    return scale.defend(images, model, CONFIG, output=folder, cluster=scale.Cluster(**cluster))
+
+
+def test_killed_worker_costs_no_row_and_doubles_none(
+    two_nodes: str, images: torch.Tensor, expected: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    done = defend(images, Linear(tmp_path, "kill"), tmp_path / "rows", workers=2)
+    assert (tmp_path / "kill").exists()
+    assert done.to_list() == expected
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_two_nodes_share_the_work_and_the_rows_are_the_same(
+    two_nodes: str, images: torch.Tensor, expected: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "nodes").mkdir()
+    done = defend(images, Linear(tmp_path / "nodes", "tell"), tmp_path / "rows", workers=4)
+    assert done.to_list() == expected
+    assert len(list((tmp_path / "nodes").iterdir())) == 2
+
+
+def test_full_disk_is_one_line_and_the_run_goes_on(
+    two_nodes: str, images: torch.Tensor, expected: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, model = tmp_path / "rows", Linear(tmp_path, "fill")
+    with pytest.raises(
+        FailedRun, match=r"No space left on device; .* of 330 rows are in"
+    ) as raised:
+        defend(images, model, folder, workers=1)
+    assert "\n" not in str(raised.value)
+    kept = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
+    assert len(kept) < 6
+    (tmp_path / "full").unlink()
+    done = defend(images, model, folder, workers=1, chunks_per_block=4)
+    assert done.to_list() == expected
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_killed_driver_is_resumed_and_a_damaged_image_is_a_row(
+    two_nodes: str, images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("images").mkdir()
+    for i, image in enumerate((images[:, 0] * 255).byte().numpy()):
+        Image.fromarray(image).save(f"images/{i:03d}.png")
+    Path("images/100.png").write_bytes(b"damaged")
+    tests = str(Path(__file__).parents[1])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")]))
+    search = ["--steps", "3", "--starts", "2", "--threads", "1", "--quiet"]
+    words = ["defend", "images", "--model", "scale_classifiers:waiting", *search]
+    ray = ["--engine", "ray", "--address", two_nodes, "--output", "rows.parquet"]
+    program = f"import sys; from hcnn_fast.cli.main import main; sys.exit(main({words + ray!r}))"
+    driver = subprocess.Popen([sys.executable, "-c", program])
+    deadline = time.monotonic() + 120
+    while len(list(Path("rows.parts").glob("rows/*.parquet"))) < 2:
+        assert driver.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait(60)
+    assert not Path("rows.parquet").exists()
+    kept = {path: path.stat().st_mtime_ns for path in Path("rows.parts").rglob("*.parquet")}
+    assert 2 <= len(kept) < 6
+    assert main([*words, *ray, "--resume", "always"]) == 0
+    assert main([*words, "--skip-bad", "--output", "one.parquet"]) == 0
+    assert Path("rows.parquet").read_bytes() == Path("one.parquet").read_bytes()
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    rows = pyarrow.parquet.read_table("rows.parquet").to_pylist()
+    assert [row["index"] for row in rows] == list(range(IMAGES))
+    assert [row["index"] for row in rows if row["error"] is not None] == [100]
+    assert "100.png is not a readable image" in rows[100]["error"]
