@@ -15,6 +15,7 @@ from hcnn_fast import atomic_files
 
 VALUES, CLASSES = 30, 3
 PAUSE = 0.05  # seconds
+MEETING = 60.0  # seconds, at most
 _passes = 0  # through any model of this process
 
 
@@ -23,7 +24,8 @@ class Linear(nn.Module):
 
     Args:
         folder: where it leaves its marks.
-        deed: "kill", once, in the middle of a chunk; "fill", once; "tell"; "wait" at every pass.
+        deed: "kill", once, in the middle of a chunk; "fill", once; "tell" its node, and wait for
+            another to tell; "wait" at every pass.
     """
 
     def __init__(self, folder: Path | None = None, deed: str = "") -> None:
@@ -48,6 +50,9 @@ class Linear(nn.Module):
         elif self.deed == "tell":
             ray = __import__("ray")
             (folder / ray.get_runtime_context().get_node_id()).touch()
+            deadline = time.monotonic() + MEETING
+            while len(list(folder.iterdir())) < 2 and time.monotonic() < deadline:
+                time.sleep(PAUSE)
         elif _passes > 12 and not (folder / self.deed).exists():
             (folder / self.deed).touch()
             if self.deed == "kill":

@@ -223,9 +223,10 @@ def application(
     )(Searcher)
     inside = 2 * taken.batch * taken.replicas + taken.queue
     door = serve.deployment(
-        # Room for all that may wait, and as much again that is told so.
-        max_ongoing_requests=2 * inside,
-        max_queued_requests=inside,
+        # Room for all that may wait, and for many more that are told so; what comes beyond them is
+        # refused by Ray itself, in plain text.
+        max_ongoing_requests=8 * inside,
+        max_queued_requests=8 * inside,
         ray_actor_options={"num_cpus": 0.1},
     )(Door)
     return door.bind(searchers.bind(Packed.of(defense), taken), form, taken, class_names)
