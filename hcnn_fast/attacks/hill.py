@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hcnn_fast.attacks.losses import Loss, as_margin
 from hcnn_fast.attacks.runs import Problem, Runs
-from hcnn_fast.engine.slopes import Slope, slope
+from hcnn_fast.engine.slopes import Slope, objective, slope
 
 
 class Hill:
@@ -20,9 +20,12 @@ class Hill:
     """
 
     def __init__(self, problem: Problem, runs: Runs, loss: Loss) -> None:
-        self._forward = as_margin(problem.model.fast, loss, runs.label, runs.target)
-        self._first = torch.zeros_like(runs.label)  # [B] class 0 of that model is what is climbed
-        self._backend = problem.backend
+        self._runs, self._loss, self._backend = runs, loss, problem.backend
+        self._kind, self._sign = "margin", 1.0
+        if loss.odds is None:
+            self._forward = as_margin(problem.model.fast, loss, runs.label, runs.target)
+        else:
+            self._forward, self._kind, self._sign = problem.model.fast, "log_odds", loss.odds[1]
 
     def slope(
         self,
@@ -33,7 +36,7 @@ class Hill:
         Raises:
             ValueError: the logits do not depend on the point by differentiable operations.
         """
-        return slope(self._forward, point, self._first, "margin", 1.0, self._backend)
+        return slope(self._forward, point, self._class, self._kind, 1.0, self._backend, self._sign)
 
     def height(
         self,
@@ -41,4 +44,15 @@ class Hill:
     ) -> Tensor:  # [B] as the slope's value
         """Height of each run's point, for one forward pass."""
         with torch.no_grad():
-            return self._forward(point)[:, 0]
+            logits = self._forward(point)
+        found = objective(logits, self._class(logits), self._kind, 1.0, self._backend)
+        return self._sign * found[0]
+
+    def _class(
+        self,
+        logits: Tensor,  # [B, C] without a graph
+    ) -> Tensor:  # [B]
+        """The class whose odds are climbed; of a margin's two classes the first."""
+        if self._loss.odds is None:
+            return torch.zeros_like(self._runs.label)
+        return self._loss.odds[0](logits, self._runs.label, self._runs.target)

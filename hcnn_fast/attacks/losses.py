@@ -43,11 +43,14 @@ class Loss:
         rise: (logits [B, C], label [B], target [B]) -> [B], differentiable: what is climbed.
         value: an increasing function of it, the objective as its paper states it.
         classes: fewest classes for which it is defined.
+        odds: where `rise` is log odds, or their negative: of which class, and the sign. The
+            engine's fused operation then gives height and slope.
     """
 
     rise: Rise
     value: Callable[[Tensor], Tensor] = lambda rise: rise
     classes: int = 2
+    odds: tuple[Rise, float] | None = None
 
 
 def _of(
@@ -93,17 +96,27 @@ def _target_dlr(logits: Tensor, label: Tensor, target: Tensor) -> Tensor:  # [B]
     return _target_margin(logits, label, target) / (scale + _TINY)
 
 
+def _odds_of(
+    choose: Rise,  # logits, label and target to classes [B]
+    sign: float = 1.0,
+    value: Callable[[Tensor], Tensor] = lambda rise: rise,
+) -> Loss:
+    """The log odds of a class that may depend on the logits, or their negative."""
+    return Loss(
+        rise=lambda z, y, t: sign * log_odds(z, choose(z, y, t)), value=value, odds=(choose, sign)
+    )
+
+
 LOSSES: dict[LossName, Loss] = {
-    "cross_entropy": Loss(rise=lambda z, y, t: -log_odds(z, y), value=F.softplus),  # -log F_y
-    "log_odds": Loss(rise=lambda z, y, t: -log_odds(z, y)),
+    "cross_entropy": _odds_of(lambda z, y, t: y, -1.0, F.softplus),  # -log F_y
+    "log_odds": _odds_of(lambda z, y, t: y, -1.0),
     "margin": Loss(rise=_margin),
     "dlr": Loss(rise=_dlr, classes=3),
-    "confidence": Loss(  # the largest probability of a wrong class
-        rise=lambda z, y, t: log_odds(z, _others(z, y).argmax(1)), value=torch.sigmoid
-    ),
+    # the largest probability of a wrong class
+    "confidence": _odds_of(lambda z, y, t: _others(z, y).argmax(1), 1.0, torch.sigmoid),
     "logit": Loss(rise=lambda z, y, t: _others(z, y).max(1).values),
-    "distal": Loss(rise=lambda z, y, t: log_odds(z, z.argmax(1)), value=F.logsigmoid),
-    "target_confidence": Loss(rise=lambda z, y, t: log_odds(z, t), value=torch.sigmoid),
+    "distal": _odds_of(lambda z, y, t: z.argmax(1), 1.0, F.logsigmoid),
+    "target_confidence": _odds_of(lambda z, y, t: t, 1.0, torch.sigmoid),
     "target_margin": Loss(rise=_target_margin),
     "target_dlr": Loss(rise=_target_dlr, classes=4),
 }

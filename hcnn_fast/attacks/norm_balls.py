@@ -37,21 +37,26 @@ def size_of(
 def unit_step(
     gradient: Tensor,  # [B, *image]
     norm: BallNorm,
+    out: Tensor | None = None,  # [B, *image]
 ) -> Tensor:  # [B, *image]
     """The step of each row uphill: sign(g), g / |g|_2, or g / |g|_1 for l1 and l0 (spec B.8).
 
     A row whose gradient is 0 or holds NaN in every entry does not move; NaN entries count as 0.
+    With `out` the step is written there.
     """
     largest = torch.finfo(gradient.dtype).max
-    if norm == "linf":
-        return gradient.sign().nan_to_num_(nan=0.0)
+    if norm == "linf":  # comparisons are vectorised, torch.sign is not
+        up = torch.empty_like(gradient) if out is None else out
+        torch.gt(gradient, 0.0, out=up)
+        return up.sub_(torch.lt(gradient, 0.0, out=torch.empty_like(gradient)))
     g = torch.nan_to_num(gradient, nan=0.0, posinf=largest, neginf=-largest)
     rows = g.flatten(1)
     # Divided by the largest entry first: squares of tiny or huge entries would not be numbers.
     scale = rows.abs().amax(1, keepdim=True)
     rows = torch.where(scale > 0, rows / scale, 0.0)
     length = torch.linalg.vector_norm(rows, ord=2 if norm == "l2" else 1, dim=1, keepdim=True)
-    return torch.where(length > 0, rows / length, 0.0).view_as(gradient)
+    step = torch.where(length > 0, rows / length, 0.0).view_as(gradient)
+    return step if out is None else out.copy_(step)
 
 
 class Region:

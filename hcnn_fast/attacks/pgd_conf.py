@@ -140,17 +140,16 @@ def _climb(
     shape = (-1,) + (1,) * (start.ndim - 1)
     point = region.project_(start)
     at = hill.slope(point)
-    value, gradient = at.value, at.gradient
+    value, gradient = at.value, finite(at.gradient).clone()  # the model may have lent its memory
     best, best_value = point.clone(), value
-    gradient = gradient.clone()  # written below; the model may have lent its memory
-    average, moved = torch.zeros_like(point), torch.empty_like(point)  # [B, *image] both
+    average, moved, unit = (torch.zeros_like(point) for _ in range(3))  # [B, *image] each
     size = torch.full_like(value, config.step_sizes()[0]).view(shape)
     for step in range(1, config.steps + 1):
-        average.lerp_(unit_step(gradient, norm), 1.0 - config.momentum)
+        average.lerp_(unit_step(gradient, norm, out=unit), 1.0 - config.momentum)
         region.project_(torch.addcmul(point, size, average, out=moved))
         if step < config.steps:
             at = hill.slope(moved)
-            there, ahead = at.value, at.gradient
+            there, ahead = at.value, finite(at.gradient)
         else:  # the last point needs no gradient
             there, ahead = hill.height(moved), gradient
         if backtracking is None:
@@ -158,12 +157,32 @@ def _climb(
             value, gradient = there, ahead
         else:
             taken = there >= value  # [B]
-            wide = taken.view(shape)
-            torch.where(wide, moved, point, out=point)
+            choose_(point, moved, taken)
+            choose_(gradient, ahead, taken)
             value = torch.where(taken, there, value)
-            torch.where(wide, ahead, gradient, out=gradient)
-            size = torch.where(wide, size, (size / backtracking).clamp_min(SHORTEST_STEP))
+            shorter = (size / backtracking).clamp_min(SHORTEST_STEP)
+            size = torch.where(taken.view(shape), size, shorter)
         better = value > best_value
-        torch.where(better.view(shape), point, best, out=best)
+        choose_(best, point, better)
         best_value = torch.where(better, value, best_value)
     return best
+
+
+def finite(
+    gradient: Tensor,  # [B, *image]
+) -> Tensor:  # [B, *image]
+    """The gradient with 0 for NaN and the largest number for infinity."""
+    return torch.nan_to_num(gradient, nan=0.0)
+
+
+def choose_(
+    kept: Tensor,  # [B, *image] finite, written
+    other: Tensor,  # [B, *image] finite
+    rows: Tensor,  # [B] bool
+) -> None:
+    """Write the rows of `other` where the mask holds, bit for bit.
+
+    An interpolation of weights 0 and 1 gives the ends themselves, and is vectorised where a
+    selection by a mask that is broadcast is not.
+    """
+    kept.lerp_(other, rows.to(kept.dtype).view((-1,) + (1,) * (kept.ndim - 1)))

@@ -46,18 +46,31 @@ class Slope:
 def slope(
     forward: Forward,
     point: Tensor,  # [B, *image]
-    label: Tensor,  # [B]
+    label: Tensor | Callable[[Tensor], Tensor],  # [B], or from logits [B, C]
     kind: str,
     order: float,
     backend: str,
+    sign: float = 1.0,
 ) -> Slope:
     """Objective at each point and its gradient in the input: no weight gradient is computed.
+
+    Args:
+        forward: gives logits [B, C].
+        point: where.
+        label: classes, or how they follow from the logits.
+        kind: name of the objective.
+        order: of an entropy.
+        backend: implementation of the objective.
+        sign: 1, or -1 for the negative of the objective.
 
     Raises:
         ValueError: the logits do not depend on the point by differentiable operations.
     """
     leaf, logits = _differentiable(forward, point)
-    value, seed = objective(logits, label, kind, order, backend)
+    labels = label if isinstance(label, Tensor) else label(logits.detach())
+    value, seed = objective(logits, labels, kind, order, backend)
+    if sign != 1.0:
+        value, seed = sign * value, sign * seed
     (gradient,) = torch.autograd.grad(logits, leaf, seed)
     return Slope(value, match_layout(gradient, point), logits.detach())
 
