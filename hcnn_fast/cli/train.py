@@ -236,6 +236,14 @@ def train(
     test_restarts: Annotated[
         int, typer.Option(min=1, help="Restarts of PGD-50 on them.", rich_help_panel=RESULT)
     ] = 1,
+    tensorboard: Annotated[
+        bool,
+        typer.Option(
+            "--tensorboard",
+            help="Write curves to OUTPUT/tensorboard.",
+            rich_help_panel=RESULT,
+        ),
+    ] = False,
     json_card: Annotated[
         bool,
         typer.Option("--json", help="The card as JSON on standard output.", rich_help_panel=RESULT),
@@ -301,6 +309,7 @@ def train(
         test_images=test_images,
         test_radius=radius,
         test_restarts=test_restarts,
+        tensorboard=tensorboard,
         quiet=quiet,
     )
     card = run_train(request)

@@ -17,6 +17,7 @@ from hcnn_fast import models
 from hcnn_fast.cli.classifiers import check_fit, choose_device
 from hcnn_fast.cli.failures import Interrupted, WrongUsage
 from hcnn_fast.cli.progress import progress_bar
+from hcnn_fast.cli.tensorboard import epoch_curves
 from hcnn_fast.training import EpochReport, Recipe, save_weights
 from hcnn_fast.training import train as train_model
 from hcnn_fast.training.card import measure, model_card
@@ -41,6 +42,7 @@ class TrainRequest:
         test_images: measure on the first so many test images; 0: do not measure.
         test_radius: l_inf radius of the attacks on them.
         test_restarts: restarts of the stronger attack.
+        tensorboard: write curves for TensorBoard.
         quiet: report nothing on the way.
     """
 
@@ -56,6 +58,7 @@ class TrainRequest:
     test_images: int
     test_radius: float
     test_restarts: int
+    tensorboard: bool
     quiet: bool
 
 
@@ -83,7 +86,15 @@ def run_train(request: TrainRequest) -> dict[str, Any]:
     check_fit(model, request.architecture, data)
     steps = -(-(len(data) - recipe.validation_images) // recipe.batch_size) * recipe.epochs
     try:
-        with _epoch_progress(recipe.epochs, steps, request.quiet) as (on_step, on_epoch):
+        with (
+            epoch_curves(request.output, wanted=request.tensorboard) as add_to_curves,
+            _epoch_progress(recipe.epochs, steps, request.quiet) as (on_step, say),
+        ):
+
+            def on_epoch(report: EpochReport) -> None:
+                say(report)
+                add_to_curves(report)
+
             result = train_model(
                 model,
                 data,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from idx_files import write_look_alike
 
 from hcnn_fast import data, models
 from hcnn_fast.cli.main import main
-from hcnn_fast.training import Recipe
+from hcnn_fast.training import EpochReport, Recipe
 from hcnn_fast.training import run as training_run
 from hcnn_fast.training.settings import Calibration
 
@@ -58,6 +59,44 @@ def test_natural_training_reports_in_words_and_quiet_says_nothing(
     assert main(words(root, tmp_path / "quiet", "--quiet", method="natural")) == 0
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of tensorboard itself
+def test_curves_hold_every_epoch_once_also_after_a_resumed_run(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    output, end = tmp_path / "run", training_run._Run.end_epoch
+
+    def interrupt(run: training_run._Run) -> EpochReport:
+        if run.epochs_done == 1:
+            raise KeyboardInterrupt
+        return end(run)
+
+    monkeypatch.setattr(training_run._Run, "end_epoch", interrupt)
+    options = ("--quiet", "--tensorboard")
+    assert main(words(root, output, *options, method="natural")) == 130
+    monkeypatch.undo()
+    assert main(words(root, output, *options, "--resume", method="natural")) == 0
+    curves = EventAccumulator(str(output / "tensorboard")).Reload()
+    state = torch.load(output / "checkpoint.pt", weights_only=True)["state"]
+    for name, field in (("loss", "loss"), ("accuracy/held out", "validation_clean")):
+        events, history = curves.Scalars(name), state["history"]
+        assert [event.step for event in events] == [report["epoch"] for report in history] == [1, 2]
+        values = [event.value for event in events]
+        assert values == pytest.approx([report[field] for report in history])
+
+
+def test_missing_tensorboard_says_how_to_get_it(
+    root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert main(words(root, tmp_path / "run", "--tensorboard", method="natural")) != 0
+    assert 'pip install "hcnn_fast[tensorboard]"' in capsys.readouterr().err
 
 
 def test_interrupted_training_says_how_far_it_is_and_resumes(
