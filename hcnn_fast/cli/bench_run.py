@@ -31,7 +31,7 @@ from hcnn_fast.measurement.observation import Run, looping, searching
 from hcnn_fast.measurement.rivals import RIVALS, UNCLOCKED, missing
 from hcnn_fast.models.registry import ARCHITECTURES, TRAINED
 
-SAMPLE = "fashion-mnist-sample:test"
+SAMPLE, SAMPLE_OF = "fashion-mnist-sample:test", "fashion-mnist"
 SEED = 0  # of random images and random weights
 
 
@@ -268,7 +268,7 @@ def _load_images(
     """Images of the input, of the shipped sample, or random ones."""
     bounds, data = request.config.bounds, request.data
     if data is None and request.shape is None and classifier.name in TRAINED:
-        data = SAMPLE
+        data = SAMPLE if models.card(classifier.name)["data"] == SAMPLE_OF else None
     if data is not None:
         if request.shape is not None:
             raise WrongUsage("--shape is for random images; leave it out with --data")

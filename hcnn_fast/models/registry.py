@@ -28,7 +28,7 @@ ARCHITECTURES: Mapping[str, Callable[[], nn.Module]] = {
     "resnet18": ResNet18,
     "wide-resnet-32-10": WideResNet,
 }
-TRAINED = ("fashion-adversarial", "fashion-natural")
+TRAINED = ("fashion-adversarial", "fashion-natural", "cifar10-adversarial", "cifar10-natural")
 
 
 def names() -> tuple[str, ...]:
@@ -68,9 +68,10 @@ def load(name: str, checkpoint: str | Path | None = None) -> nn.Module:
     """A model with trained weights, in eval mode, on the CPU.
 
     Args:
-        name: a trained model that ships ("fashion-adversarial", "fashion-natural"), a
-            `.safetensors` file with its card beside it as `hcnn-fast train` writes them, or, with
-            `checkpoint` or for a factory that loads weights itself, what `build` takes.
+        name: a trained model that ships ("fashion-adversarial", "fashion-natural",
+            "cifar10-adversarial", "cifar10-natural"), a `.safetensors` file with its card beside it
+            as `hcnn-fast train` writes them, or, with `checkpoint` or for a factory that loads
+            weights itself, what `build` takes.
         checkpoint: `.safetensors` file, or any file that `torch.load(weights_only=True)` reads
             and that holds a state dict, alone or under "state_dict" or "model".
 

@@ -15,11 +15,11 @@ from PIL import Image
 import hcnn_fast as hf
 from hcnn_fast import data, models
 from hcnn_fast.cli import demo_run
+from hcnn_fast.cli.demo import MODELS
 from hcnn_fast.cli.demo_figures import FEWEST_ROWS, choose_examples
 from hcnn_fast.cli.demo_measurement import Condition, ModelMeasurement, Predictions
 from hcnn_fast.cli.demo_tables import NOTES
 from hcnn_fast.evaluation import Proportion, calibrated_threshold
-from hcnn_fast.models.registry import TRAINED
 
 Run = Callable[..., Any]  # the fixture of conftest.py
 MODEL = "tiny_classifier:make_for_fashion"
@@ -91,11 +91,11 @@ def test_demo_prints_tables_with_denominators_and_the_caveat(run: Run, folder: P
     assert max(map(len, out.splitlines())) <= 120
 
 
-def test_demo_compares_both_shipped_models(run: Run, folder: Path) -> None:
+def test_demo_compares_both_models_of_its_images(run: Run, folder: Path) -> None:
     words = ("--images", 16, "--steps", 1, "--attack-steps", 1, "--attack-radius", 0.1)
     code, out, err = run("demo", *words, "--json")
     assert (code, err) == (0, "")
-    assert [measured["model"] for measured in json.loads(out)["models"]] == list(TRAINED)
+    assert [measured["model"] for measured in json.loads(out)["models"]] == list(MODELS)
     assert (folder / "out" / "gallery.png").is_file()
 
 
