@@ -103,6 +103,8 @@ class Evidence:
     def differs(self) -> str:
         """How this setting differs from that of Wu et al. 2018."""
         names = " and ".join(self.names.values())
+        if self.settings.data == "cifar10":
+            return f"model {names}, not a wide ResNet"
         return f"data {self.settings.data}, model {names}, not CIFAR-10 and a wide ResNet"
 
 

@@ -126,3 +126,18 @@ def test_paper_rates_are_shown_with_total_and_interval(tmp_path: Path) -> None:
     assert row["AWPR"].endswith("11% of 1000 [9.1-13.1%] [S]")
     assert row["recall (clean)"].split("\n")[1].startswith("86.7% of 1000")
     assert all("\n" not in r["AWPR"] for r in rows if r["threshold"].startswith("TPR"))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ("cifar10", "model gentle, not a wide ResNet"),
+        ("mnist", "data mnist, model gentle, not CIFAR-10 and a wide ResNet"),
+    ],
+)
+def test_what_differs_from_the_paper_is_said_of_each_data_set(
+    tmp_path: Path, data: str, words: str
+) -> None:
+    task = small_task("recovery", points=4)
+    task = replace(task, settings=replace(task.settings, data=data))
+    assert run_task(task, tmp_path).differs == words
