@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 RIGHT, WRONG = "#0072B2", "#D55E00"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#333333")
 DOTS_PER_INCH = 130
+LETTERS_PER_INCH = 12.0  # of a legend, on average
+KEY_LETTERS = 6  # as wide as the key before a name
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,10 @@ def distributions(
 def _legend(figure: Figure, axes: Axes) -> None:
     """The names of one panel above all of them."""
     handles, names = axes.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)
+    # As many columns as fit beside each other, each as wide as the longest name and its key.
+    widest = (max(map(len, names)) + KEY_LETTERS) / LETTERS_PER_INCH
+    columns = max(1, min(len(names), int(figure.get_figwidth() / widest)))
+    figure.legend(handles, names, loc="outside upper center", ncols=columns, frameon=False)
 
 
 def confidence_drawing(found: Evidence, radius: float, attacks: Collection[str]) -> Drawing:

@@ -304,7 +304,7 @@ def _curves(models: Mapping[str, Smoothed], radius: float, weak: str) -> Figure:
     for name in shown:
         some = [model for model in models.values() if name in model.right]
         amounts, rates = [m.amount for m in some], [_rate(m.right[name]) for m in some]
-        lines.append(figures.Line(name, amounts, rates))
+        lines.append(figures.Line(name, amounts, rates, band=name in (weak, UNION)))
     return figures.curves(
         {f"radius {radius:g}": lines}, x_label="smoothing a", y_label="right answers"
     )
