@@ -1,4 +1,4 @@
-"""Ctrl-C that never falls into the middle of a write."""
+"""Signals that end a command: never in the middle of a write, and a service in good order."""
 
 from __future__ import annotations
 
@@ -28,3 +28,19 @@ def deferred_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
     if received:
         raise KeyboardInterrupt
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[threading.Event]:
+    """Yields an event that Ctrl-C and SIGTERM set, instead of what they did before."""
+    ended = threading.Event()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        ended.set()
+
+    previous = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield ended
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

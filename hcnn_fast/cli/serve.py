@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,8 @@ import torch
 import typer
 
 from hcnn_fast.cli.classifiers import load_classifier
-from hcnn_fast.cli.failures import Interrupted, WrongUsage
+from hcnn_fast.cli.failures import WrongUsage
+from hcnn_fast.cli.interruption import ended_by_signals
 from hcnn_fast.cli.sizes import parse_size
 from hcnn_fast.config import SearchConfig
 from hcnn_fast.scale.engine import Cluster, connected
@@ -62,8 +62,8 @@ def serve(
     """Answer images over HTTP: POST a PNG, JPEG or .npy body to /, get JSON.
 
     The answer has label (-1 where rejected), class_name, confidence and accepted. GET /health says
-    that the service is there, GET /metrics counts in Prometheus' form. Ctrl-C ends it. Other
-    searches than MCN: `hcnn_fast.scale.serving.application`.
+    that the service is there, GET /metrics counts in Prometheus' form. Ctrl-C and SIGTERM
+    end it. Other searches than MCN: `hcnn_fast.scale.serving.application`.
     """
     ray_serve = import_serve()
     config = SearchConfig.mcn(radius, steps=steps, labels=labels, tolerance=tolerance)
@@ -90,11 +90,9 @@ def serve(
         ray_serve.start(http_options={"host": host, "port": port})
         try:
             ray_serve.run(served, name="hcnn-fast")
-            print(f"listening on http://{host}:{port}", file=sys.stderr, flush=True)
-            while True:
-                time.sleep(3600)
-        except KeyboardInterrupt as error:
-            raise Interrupted("interrupted") from error
+            with ended_by_signals() as ended:
+                print(f"listening on http://{host}:{port}", file=sys.stderr, flush=True)
+                ended.wait()
         finally:
             ray_serve.shutdown()
 
