@@ -140,21 +140,22 @@ def _climb(
     shape = (-1,) + (1,) * (start.ndim - 1)
     point = region.project_(start)
     at = hill.slope(point)
-    value, gradient = at.value, finite(at.gradient).clone()  # the model may have lent its memory
-    best, best_value = point.clone(), value
-    average, moved, unit = (torch.zeros_like(point) for _ in range(3))  # [B, *image] each
+    average, moved, gradient, ahead, unit = (torch.zeros_like(point) for _ in range(5))
+    value, best, best_value = at.value, point.clone(), at.value
+    finite_(gradient, at.gradient)
     size = torch.full_like(value, config.step_sizes()[0]).view(shape)
     for step in range(1, config.steps + 1):
         average.lerp_(unit_step(gradient, norm, out=unit), 1.0 - config.momentum)
         region.project_(torch.addcmul(point, size, average, out=moved))
         if step < config.steps:
             at = hill.slope(moved)
-            there, ahead = at.value, finite(at.gradient)
+            there = at.value
+            finite_(ahead, at.gradient)
         else:  # the last point needs no gradient
-            there, ahead = hill.height(moved), gradient
+            there = hill.height(moved)
         if backtracking is None:
             point.copy_(moved)
-            value, gradient = there, ahead
+            value, gradient, ahead = there, ahead, gradient
         else:
             taken = there >= value  # [B]
             choose_(point, moved, taken)
@@ -168,11 +169,16 @@ def _climb(
     return best
 
 
-def finite(
+def finite_(
+    kept: Tensor,  # [B, *image] written
     gradient: Tensor,  # [B, *image]
-) -> Tensor:  # [B, *image]
-    """The gradient with 0 for NaN and the largest number for infinity."""
-    return torch.nan_to_num(gradient, nan=0.0)
+) -> None:
+    """Keep a gradient with 0 for NaN and the largest number for infinity.
+
+    It is copied into memory that lives as long as the run: fresh blocks cost page faults, and the
+    model may have lent its own.
+    """
+    torch.nan_to_num(gradient, nan=0.0, out=kept)
 
 
 def choose_(
