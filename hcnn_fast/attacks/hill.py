@@ -22,6 +22,7 @@ class Hill:
     def __init__(self, problem: Problem, runs: Runs, loss: Loss) -> None:
         self._runs, self._loss, self._backend = runs, loss, problem.backend
         self._kind, self._sign = "margin", 1.0
+        self._first = torch.zeros_like(runs.label)  # [B]
         if loss.odds is None:
             self._forward = as_margin(problem.model.fast, loss, runs.label, runs.target)
         else:
@@ -54,5 +55,5 @@ class Hill:
     ) -> Tensor:  # [B]
         """The class whose odds are climbed; of a margin's two classes the first."""
         if self._loss.odds is None:
-            return torch.zeros_like(self._runs.label)
+            return self._first
         return self._loss.odds[0](logits, self._runs.label, self._runs.target)

@@ -140,26 +140,27 @@ def _climb(
     shape = (-1,) + (1,) * (start.ndim - 1)
     point = region.project_(start)
     at = hill.slope(point)
-    average, moved, gradient, ahead, unit = (torch.zeros_like(point) for _ in range(5))
+    # Memory that lives as long as the run: fresh blocks would cost page faults at every step.
+    average, moved, uphill, ahead = (torch.zeros_like(point) for _ in range(4))
     value, best, best_value = at.value, point.clone(), at.value
-    finite_(gradient, at.gradient)
+    unit_step(at.gradient, norm, out=uphill)
     size = torch.full_like(value, config.step_sizes()[0]).view(shape)
     for step in range(1, config.steps + 1):
-        average.lerp_(unit_step(gradient, norm, out=unit), 1.0 - config.momentum)
+        average.lerp_(uphill, 1.0 - config.momentum)
         region.project_(torch.addcmul(point, size, average, out=moved))
         if step < config.steps:
             at = hill.slope(moved)
             there = at.value
-            finite_(ahead, at.gradient)
+            unit_step(at.gradient, norm, out=ahead)
         else:  # the last point needs no gradient
             there = hill.height(moved)
         if backtracking is None:
             point.copy_(moved)
-            value, gradient, ahead = there, ahead, gradient
+            value, uphill, ahead = there, ahead, uphill
         else:
             taken = there >= value  # [B]
             choose_(point, moved, taken)
-            choose_(gradient, ahead, taken)
+            choose_(uphill, ahead, taken)
             value = torch.where(taken, there, value)
             shorter = (size / backtracking).clamp_min(SHORTEST_STEP)
             size = torch.where(taken.view(shape), size, shorter)
@@ -169,26 +170,14 @@ def _climb(
     return best
 
 
-def finite_(
-    kept: Tensor,  # [B, *image] written
-    gradient: Tensor,  # [B, *image]
-) -> None:
-    """Keep a gradient with 0 for NaN and the largest number for infinity.
-
-    It is copied into memory that lives as long as the run: fresh blocks cost page faults, and the
-    model may have lent its own.
-    """
-    torch.nan_to_num(gradient, nan=0.0, out=kept)
-
-
 def choose_(
-    kept: Tensor,  # [B, *image] finite, written
-    other: Tensor,  # [B, *image] finite
+    kept: Tensor,  # [B, *image] written
+    other: Tensor,  # [B, *image]
     rows: Tensor,  # [B] bool
 ) -> None:
     """Write the rows of `other` where the mask holds, bit for bit.
 
-    An interpolation of weights 0 and 1 gives the ends themselves, and is vectorised where a
-    selection by a mask that is broadcast is not.
+    An interpolation of weights 0 and 1 gives the ends themselves, as long as their difference is
+    finite, and is vectorised where a selection by a mask that is broadcast is not.
     """
     kept.lerp_(other, rows.to(kept.dtype).view((-1,) + (1,) * (kept.ndim - 1)))

@@ -93,7 +93,7 @@ def _fold(
     if not len(image):
         raise _NotFolded("there is no image to try it on")
     # torch leaves it untyped
-    if torch.nn.modules.module._has_any_global_hook():  # type: ignore[no-untyped-call]
+    if torch.nn.modules.module._has_any_global_hook():  # type: ignore[no-untyped-call]  # torch's
         raise _NotFolded("hooks are registered for all modules")
     if any(hasattr(module, "_orig_mod") for module in frozen.modules()):
         raise _NotFolded("parts of the model are compiled")

@@ -190,7 +190,7 @@ class _Front(nn.Module):
         self.queries += len(x)
         logits = as_logits(self.model(x), len(x))
         if logits.requires_grad:
-            logits.register_hook(self._count)  # type: ignore[no-untyped-call]
+            logits.register_hook(self._count)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return logits
 
     def _count(self, gradient: Tensor) -> None:  # [n, C]

@@ -322,3 +322,36 @@ def test_unusable_settings_are_refused(keywords: Any, message: str) -> None:
     assert model.calls == 0
     with pytest.raises(TypeError, match="initialisations is 'zero', expected a sequence"):
         check_initialisations("zero", "linf")
+
+
+class _Huge(torch.autograd.Function):
+    """The identity, whose gradient is scaled until its entries are infinite."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * 1e38 * 1e38
+
+
+@pytest.mark.parametrize("backtracking", [None, 1.5])
+def test_infinite_gradients_are_followed_by_their_signs(backtracking: float | None) -> None:
+    """Where steps are rejected, old and new directions of opposite signs meet in one entry."""
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randn(12, 8, generator=generator)
+    second = torch.randn(8, 3, generator=generator)
+
+    def plain(x: Tensor) -> Tensor:
+        return torch.sin(3.0 * x.flatten(1) @ first) @ second
+
+    def huge(x: Tensor) -> Tensor:
+        return plain(_Huge.apply(x))  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+    x = torch.rand(6, 12, generator=generator)
+    y = torch.tensor([0, 1, 2, 0, 1, 2])
+    options: dict[str, Any] = {"radius": 0.4, "steps": 12, "backtracking": backtracking}
+    expected, found = (pgd_conf(model, x, y, **options) for model in (plain, huge))
+    assert torch.equal(found.point, expected.point)
+    assert not torch.equal(expected.point, x)
