@@ -3,41 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 from hcnn_fast.evaluation import AreaUnderCurve, CcatMetrics, Proportion
+from hcnn_fast.experiments.claim import Claim
 
 Threats = Mapping[str, tuple[CcatMetrics, CcatMetrics, AreaUnderCurve]]
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A direction, and whether it is seen.
-
-    Attributes:
-        statement: what the paper says.
-        evidence: rates with their intervals.
-        holds: whether the intervals lie as the claim says; None where they overlap.
-    """
-
-    statement: str
-    evidence: str
-    holds: bool | None
-
-    @property
-    def verdict(self) -> str:
-        """In a word or two."""
-        return {True: "holds", False: "does not hold", None: "not decided"}[self.holds]
-
-    @property
-    def sentence(self) -> str:
-        """Claim, evidence and verdict."""
-        return f"{self.statement}: {self.evidence}; {self.verdict} here."
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values."""
-        return dict(vars(self))
 
 
 def claims(
@@ -87,19 +57,23 @@ def claims(
 def _near_one(rate: Proportion) -> Claim:
     low, high = rate.interval
     return Claim(
-        "Without rejection nearly every point is lost",
-        f"RErr at tau 0 of CCAT is {rate}",
-        True if low > 0.8 else False if high < 0.8 else None,
+        text="Without rejection nearly every point is lost",
+        because=f"RErr at tau 0 of CCAT is {rate}.",
+        held=True if low > 0.8 else False if high < 0.8 else None,
     )
 
 
 def _smaller(
-    statement: str,
+    text: str,
     first: Proportion,
     second: Proportion,
     names: tuple[str, str] = ("CCAT", "AT"),
 ) -> Claim:
-    return Claim(statement, f"{names[0]} {first}, {names[1]} {second}", _below(first, second))
+    return Claim(
+        text=text,
+        because=f"{names[0]} {first}, {names[1]} {second}.",
+        held=_below(first, second),
+    )
 
 
 def _below(first: Proportion, second: Proportion) -> bool | None:
@@ -111,17 +85,17 @@ def _below(first: Proportion, second: Proportion) -> bool | None:
 def _elsewhere(pairs: Mapping[str, tuple[Proportion, Proportion]]) -> Claim:
     """Larger balls, other norms and frames together: all of them below, or some above."""
     orders = [_below(ours, theirs) for ours, theirs in pairs.values()]
-    holds = True if all(orders) else False if False in orders else None
+    held = True if all(orders) else False if False in orders else None
     return Claim(
-        "Under larger radii, other norms and frames CCAT has far fewer accepted errors",
-        "; ".join(f"{threat}: CCAT {a}, AT {b}" for threat, (a, b) in pairs.items()),
-        holds,
+        text="Under larger radii, other norms and frames CCAT has far fewer accepted errors",
+        because="; ".join(f"{threat}: CCAT {a}, AT {b}" for threat, (a, b) in pairs.items()) + ".",
+        held=held,
     )
 
 
 def _rejects(noise: Mapping[str, Proportion]) -> Claim:
     return Claim(
-        "Noise and distal points are all rejected",
-        "; ".join(f"{kind} accepted {rate}" for kind, rate in noise.items()),
-        all(rate.count == 0 for rate in noise.values()),
+        text="Noise and distal points are all rejected",
+        because="; ".join(f"{kind} accepted {rate}" for kind, rate in noise.items()) + ".",
+        held=all(rate.count == 0 for rate in noise.values()),
     )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from hcnn_fast.evaluation import AttemptTable
@@ -40,15 +38,6 @@ class Subject:
     def key(self) -> str:
         """The role as a name of files."""
         return self.role.replace(" ", "-")
-
-    def weights_hash(self) -> str:
-        """SHA-256 of names and content of all weights."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            content = tensor.detach().cpu().contiguous()
-            digest.update(f"{name} {content.dtype} {list(content.shape)};".encode())
-            digest.update(content.flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,7 +115,7 @@ def histograms(panels: Mapping[str, tuple[Any, Any]]) -> Figure:
         )
         axes.set_title(f"{title}\n{len(right)} right, {len(wrong)} wrong", loc="left", fontsize=9.5)
         axes.set_xlim(0.0, 1.0)
-        axes.yaxis.set_major_formatter("{x:.0%}")
+        axes.yaxis.set_major_formatter("{x:.1%}")
         _plain(axes)
     for axes in grid[-1]:
         axes.set_xlabel("confidence of the answer")

@@ -180,7 +180,11 @@ def _ground(study: Study, folder: Path) -> Ground:
     if study.known:
         manifold = manifold_of(settings.data, device)
         variant = settings.data.removeprefix(PREFIX)
-        made = coded_glyphs(variant, "test", images=settings.points)  # type: ignore[arg-type]
+        made = coded_glyphs(
+            variant,  # type: ignore[arg-type]  # the name of a data set that was loaded
+            "test",
+            images=settings.points,
+        )
         coded = Coded(made.coded.code.to(device), made.coded.condition.to(device))
     else:
         manifold = _learned(study, folder)

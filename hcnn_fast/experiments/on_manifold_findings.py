@@ -1,87 +1,34 @@
-"""What the models of the on-manifold experiment say about the four claims of its source."""
+"""What the on-manifold experiment shows: tables, pictures, and its reading."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from hcnn_fast.evaluation import Proportion
-from hcnn_fast.evaluation.regression import (
-    RESAMPLES,
-    Estimate,
-    Regression,
-    mean,
-    median,
-    regression,
-)
+from hcnn_fast.evaluation.regression import RESAMPLES, Estimate, Regression, mean, median
 from hcnn_fast.experiments import figures
+from hcnn_fast.experiments.claim import Claim
 from hcnn_fast.experiments.experiment import Drawing, Findings, TextTable
-from hcnn_fast.experiments.on_manifold_measures import Measures
-from hcnn_fast.experiments.on_manifold_settings import (
-    METHODS,
-    NORMAL,
-    ON_MANIFOLD,
-    REGULAR,
-    Cell,
-    OnManifoldSettings,
+from hcnn_fast.experiments.on_manifold_claims import (
+    Cells,
+    average,
+    error,
+    exists,
+    generalizes,
+    leaves,
+    line_through,
+    no_contradiction,
+    per_point,
+    worst,
 )
+from hcnn_fast.experiments.on_manifold_measures import Measures
+from hcnn_fast.experiments.on_manifold_settings import METHODS, Cell, OnManifoldSettings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Cells = Mapping[Cell, Measures]
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One claim of the source's abstract, and what was measured of it.
-
-    Attributes:
-        text: the claim.
-        figures: what was measured, by name.
-        held: True or False; None where the intervals leave it open.
-        because: what decides, in a sentence.
-    """
-
-    text: str
-    figures: Mapping[str, Proportion | Estimate]
-    held: bool | None
-    because: str
-
-    @property
-    def verdict(self) -> str:
-        """In words."""
-        return {True: "held", False: "did not hold", None: "left open"}[self.held]
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it as plain values."""
-        return {
-            "claim": self.text,
-            "verdict": self.verdict,
-            "because": self.because,
-            "figures": {name: figure.to_dict() for name, figure in self.figures.items()},
-        }
-
-
-def error(measures: Measures) -> Proportion:
-    """Test images that are classified wrong."""
-    return _share(measures.wrong)
-
-
-def worst(hits: Tensor, measures: Measures) -> Proportion:  # hits [P, S]
-    """Points classified right of which some restart succeeds."""
-    return _share(hits[measures.right].any(1))
-
-
-def average(hits: Tensor, measures: Measures) -> float:  # hits [P, S]
-    """Share of restarts that succeed, of points classified right: the rate of the source."""
-    kept = hits[measures.right]
-    return float(kept.double().mean()) if len(kept) else math.nan
 
 
 def findings(
@@ -99,10 +46,10 @@ def findings(
         classes: of the data.
         known: whether the manifold is known, and not learned.
     """
-    claims = (_leaves(cells), _exists(cells), _generalizes(cells), _no_contradiction(cells))
+    claims = (leaves(cells), exists(cells), generalizes(cells), no_contradiction(cells))
     lines = {
-        "off-manifold": _regression(cells, lambda m: worst(m.off, m).value),
-        "on-manifold": _regression(cells, lambda m: worst(m.on, m).value),
+        "off-manifold": line_through(cells, lambda m: worst(m.off, m).value),
+        "on-manifold": line_through(cells, lambda m: worst(m.on, m).value),
     }
     rulers = _rulers(cells)
     return Findings(
@@ -113,10 +60,7 @@ def findings(
             _ruler_table(rulers, settings, known=known),
             _line_table(lines),
         ),
-        reading=tuple(
-            f"Claim {n}: {claim.text}: {claim.verdict}. {claim.because}"
-            for n, claim in enumerate(claims, 1)
-        )
+        reading=tuple(f"Claim {n}: {claim.sentence}" for n, claim in enumerate(claims, 1))
         + _untrained(cells, 1.0 - 1.0 / classes),
         numbers={
             "claims": [claim.to_dict() for claim in claims],
@@ -136,128 +80,6 @@ def findings(
     )
 
 
-def _leaves(cells: Cells) -> Claim:
-    """Claim 1, by the projection onto the manifold itself, point by point."""
-    off = _per_point(cells, lambda m: m.off_projected)  # [Q]
-    on = _per_point(cells, lambda m: m.on_projected)  # [Q]
-    farther, low = _share(off > on), _share(off > on).interval[0]
-    return Claim(
-        "regular adversarial examples leave the manifold",
-        {
-            "points whose regular example is farther from the manifold": farther,
-            "median distance, regular": median(off.tolist()),
-            "median distance, on-manifold": median(on.tolist()),
-        },
-        low > 0.5 if farther.total else None,
-        f"On normal models {farther} of the points are farther from the manifold after the regular"
-        " attack than after the on-manifold one, by projection; it holds if the interval lies"
-        " above one half.",
-    )
-
-
-def _exists(cells: Cells) -> Claim:
-    """Claim 2: the least success on any normal model."""
-    rates = [worst(m.on, m) for cell, m in cells.items() if cell.method == NORMAL]
-    text = "on-manifold adversarial examples exist"
-    rates = [rate for rate in rates if rate.total]
-    if not rates:
-        return Claim(text, {}, None, "No normal model gets any point right.")
-    least = min(rates, key=lambda rate: rate.interval[0])
-    return Claim(
-        text,
-        {"least success rate on a normal model": least},
-        True if least.count else None,
-        f"Of all normal models the least has {least} of its points with one; it holds if every"
-        " normal model has some. Attacks cannot show that there are none.",
-    )
-
-
-def _generalizes(cells: Cells) -> Claim:
-    """Claim 3: success on the manifold goes with the error, and training there lowers it."""
-    line = _regression(cells, lambda m: worst(m.on, m).value)
-    gains = _differences(cells, ON_MANIFOLD, lambda m: error(m).value)
-    gain = mean(gains)
-    text = "on-manifold robustness is generalization, and training for it boosts generalization"
-    if line is None:
-        return Claim(text, {"change of test error": gain}, None, _too_few(cells))
-    correlation = line.correlation
-    return Claim(
-        text,
-        {
-            "correlation of on-manifold success and test error": correlation,
-            "change of test error by on-manifold AT": gain,
-        },
-        _both(_above(correlation), _below(gain)),
-        f"Over {len(cells)} models the correlation of on-manifold success and test error is"
-        f" {correlation}; on-manifold training changes the test error by {gain} on average of"
-        f" {gain.count} pairs of models. It holds if the first interval is above 0 and the second"
-        " below.",
-    )
-
-
-def _no_contradiction(cells: Cells) -> Claim:
-    """Claim 4: regular training lowers regular success without raising the error."""
-    harder = mean(_differences(cells, REGULAR, lambda m: worst(m.off, m).value))
-    worse = mean(_differences(cells, REGULAR, lambda m: error(m).value))
-    line = _regression(cells, lambda m: worst(m.off, m).value)
-    measured: dict[str, Proportion | Estimate] = {
-        "change of regular success by regular AT": harder,
-        "change of test error by regular AT": worse,
-    }
-    if line is not None:
-        measured["correlation of regular success and test error"] = line.correlation
-    raised = _above(worse)
-    return Claim(
-        "regular robustness and generalization are not necessarily contradictory",
-        measured,
-        _both(_below(harder), None if raised is None else not raised),
-        f"Regular training changes the success of regular attacks by {harder} and the test error by"
-        f" {worse} ({worse.count} pairs of models). It holds if the first interval is below 0 and"
-        " the second not above 0, and is left open where the second includes 0.",
-    )
-
-
-def _above(estimate: Estimate) -> bool | None:
-    """Whether a number is above 0; None where its interval includes 0 or says nothing."""
-    return None if not estimate.low > 0.0 and not estimate.high < 0.0 else estimate.low > 0.0
-
-
-def _below(estimate: Estimate) -> bool | None:
-    """Whether a number is below 0; None as for `_above`."""
-    above = _above(estimate)
-    return None if above is None else not above
-
-
-def _both(first: bool | None, second: bool | None) -> bool | None:
-    """Whether two things hold: no if either does not, open if either is."""
-    if first is False or second is False:
-        return False
-    return True if first and second else None
-
-
-def _differences(cells: Cells, method: str, value: Callable[[Measures], float]) -> list[float]:
-    """What a method changes, against the normal model of the same images and weights."""
-    found = [
-        value(measures) - value(cells[Cell(NORMAL, cell.count, cell.seed)])
-        for cell, measures in cells.items()
-        if cell.method == method and Cell(NORMAL, cell.count, cell.seed) in cells
-    ]
-    return [difference for difference in found if not math.isnan(difference)]
-
-
-def _regression(cells: Cells, value: Callable[[Measures], float]) -> Regression | None:
-    """The line of test errors over a success rate; None with fewer than three models."""
-    pairs = [(value(m), error(m).value) for m in cells.values()]
-    pairs = [pair for pair in pairs if not math.isnan(pair[0])]
-    return regression(*zip(*pairs, strict=True)) if len(pairs) >= 3 else None
-
-
-def _per_point(cells: Cells, value: Callable[[Measures], Tensor]) -> Tensor:  # [P] or [Q]
-    """The mean over normal models for each point, so that points count once; NaN left out."""
-    every = [value(m).double() for cell, m in cells.items() if cell.method == NORMAL]
-    return torch.stack(every).nanmean(0) if every else torch.empty(0, dtype=torch.float64)
-
-
 def _rulers(cells: Cells) -> dict[str, Estimate]:
     """Medians over points of all distances and angles."""
     degrees = 180.0 / math.pi
@@ -271,7 +93,7 @@ def _rulers(cells: Cells) -> dict[str, Estimate]:
         "regular example, by projection": lambda m: m.off_projected,
         "on-manifold example, by projection": lambda m: m.on_projected,
     }
-    points = {name: _per_point(cells, value) for name, value in values.items()}
+    points = {name: per_point(cells, value) for name, value in values.items()}
     return {name: median(row[~row.isnan()].tolist()) for name, row in points.items()}
 
 
@@ -407,14 +229,14 @@ def _drawings(cells: Cells) -> tuple[Drawing, ...]:
 
     def residuals() -> Figure:
         span = {
-            "images": _per_point(cells, lambda m: m.image_residual).tolist(),
-            "regular": _per_point(cells, lambda m: m.off_residual).tolist(),
-            "on-manifold": _per_point(cells, lambda m: m.on_residual).tolist(),
+            "images": per_point(cells, lambda m: m.image_residual).tolist(),
+            "regular": per_point(cells, lambda m: m.off_residual).tolist(),
+            "on-manifold": per_point(cells, lambda m: m.on_residual).tolist(),
         }
         projected = {
             "images": [],
-            "regular": _per_point(cells, lambda m: m.off_projected).tolist(),
-            "on-manifold": _per_point(cells, lambda m: m.on_projected).tolist(),
+            "regular": per_point(cells, lambda m: m.off_projected).tolist(),
+            "on-manifold": per_point(cells, lambda m: m.on_projected).tolist(),
         }
         return figures.distributions(
             {"span of 50 neighbours": span, "projection": projected},
@@ -427,10 +249,6 @@ def _drawings(cells: Cells) -> tuple[Drawing, ...]:
     )
 
 
-def _share(true: Tensor) -> Proportion:  # [n] bool
-    return Proportion(int(true.sum()), len(true))
-
-
 def _untrained(cells: Cells, chance: float) -> tuple[str, ...]:
     """A warning where models have learned nothing, which all numbers suffer from."""
     names = [cell.name for cell, m in cells.items() if error(m).interval[1] >= chance]
@@ -441,7 +259,3 @@ def _untrained(cells: Cells, chance: float) -> tuple[str, ...]:
         f" ({', '.join(names)}): they need more updates or a smaller radius, and say nothing about"
         " the claims.",
     )
-
-
-def _too_few(cells: Cells) -> str:
-    return f"With {len(cells)} models there is no regression."

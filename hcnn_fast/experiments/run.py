@@ -18,6 +18,7 @@ from hcnn_fast.experiments.chunks import ChunkStore
 from hcnn_fast.experiments.experiment import Evidence, Experiment, Subject, Work
 from hcnn_fast.experiments.points import choose_points, divide, pixels
 from hcnn_fast.experiments.settings import Settings
+from hcnn_fast.models.identity import weights_hash
 
 HELD_OUT = "held-out"  # name of the table of the points that are not attacked
 
@@ -60,7 +61,7 @@ class Task:
         return {
             "experiment": self.experiment.name,
             "models": {
-                s.role: {"name": s.name, "weights": s.weights_hash()} for s in self.subjects
+                s.role: {"name": s.name, "weights": weights_hash(s.model)} for s in self.subjects
             },
             "data": {
                 "name": self.data.name,

@@ -12,6 +12,7 @@ from hcnn_fast.data import ImageDataset
 from hcnn_fast.experiments.experiment import Subject
 from hcnn_fast.experiments.family import Member
 from hcnn_fast.experiments.settings import Training
+from hcnn_fast.run_folder import open_run
 from hcnn_fast.training import save_weights, train
 from hcnn_fast.training.card import model_card
 from hcnn_fast.training.run import CHECKPOINT
@@ -35,28 +36,36 @@ def trained_family(
         training: architecture, and how many images.
         data: the training images.
         folder: of the run; every model has a folder of its own in `models`, with its checkpoint,
-            weights and card.
+            weights and card. One process at a time may train there.
         device: where to train, and where the models are left.
         on_step: called with the role, the steps done and all steps of the model.
 
     Raises:
-        ValueError: a checkpoint is of another recipe; the message names the difference.
+        ValueError: the folder holds models of other recipes, or another process is at work there.
     """
     data = data.first(training.images)
-    return tuple(_trained(member, training, data, folder, device, on_step) for member in members)
+    known = {
+        "architecture": training.architecture,
+        "data": data.name,
+        "images": len(data),
+        "recipes": {member.role: member.recipe.to_dict() for member in members},
+    }
+    home = folder / MODELS
+    with open_run(home, known):
+        return tuple(_trained(member, training, data, home, device, on_step) for member in members)
 
 
 def _trained(
     member: Member,
     training: Training,
     data: ImageDataset,
-    folder: Path,
+    home: Path,
     device: torch.device,
     on_step: Steps,
 ) -> Subject:
     """One model of the family, and its files."""
-    recipe, own = member.recipe, folder / MODELS / member.role.replace(" ", "-")
-    own.mkdir(parents=True, exist_ok=True)
+    recipe, own = member.recipe, home / member.role.replace(" ", "-")
+    own.mkdir(exist_ok=True)
     with torch.random.fork_rng([]):
         torch.manual_seed(recipe.seed)
         model = models.build(training.architecture)

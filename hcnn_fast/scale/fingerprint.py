@@ -6,11 +6,10 @@ import hashlib
 from typing import Any
 
 import torch
-from torch import nn
 
 from hcnn_fast import backends
 from hcnn_fast._version import __version__
-from hcnn_fast.jobs.readers import digest_of
+from hcnn_fast.models.identity import weights_hash
 from hcnn_fast.scale.worker import Job
 
 
@@ -25,7 +24,7 @@ def fingerprint(job: Job) -> dict[str, Any]:
         "model": {
             "name": job.model_name,
             "structure": hashlib.blake2b(repr(job.model).encode(), digest_size=16).hexdigest(),
-            "weights": _weights(job.model),
+            "weights": weights_hash(job.model),
             "class_names": list(job.class_names or ()),
         },
         "config": job.config.to_dict(),
@@ -37,11 +36,3 @@ def fingerprint(job: Job) -> dict[str, Any]:
         "chunk": job.parts.chunk,
         "data": {"reader": type(job.reader).__name__, **job.reader.identity()},
     }
-
-
-def _weights(model: nn.Module) -> str:
-    """A hash of the state dict, names and values."""
-    state = {name: value for name, value in sorted(model.state_dict().items())}
-    names = hashlib.blake2b(" ".join(state).encode(), digest_size=8).hexdigest()
-    tensors = [value for value in state.values() if isinstance(value, torch.Tensor)]
-    return f"{names}-{digest_of(*tensors)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def test_command_trains_its_models_once_and_goes_on(
     shown = capsys.readouterr().out
     assert "Right answers by attack" in shown
     folder = tmp_path / "out" / "label-smoothing"
-    names = {path.name for path in (folder / MODELS).iterdir()}
+    names = {path.name for path in (folder / MODELS).iterdir() if path.is_dir()}
     assert names == {"smoothing-0", "smoothing-0.5"}
     rows = {path: path.read_bytes() for path in folder.glob("*.parquet")}
     assert len(rows) == 2
@@ -115,9 +116,13 @@ def test_command_trains_its_models_once_and_goes_on(
     monkeypatch.setattr("hcnn_fast.experiments.masking_attacks.pgd", refuse)
     assert main([*words.split(), "--quiet"]) == 0
     assert {path: path.read_bytes() for path in folder.glob("*.parquet")} == rows
+    with (folder / MODELS / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert main([*words.split(), "--quiet"]) == 2
+    assert "is in use by another run" in capsys.readouterr().err
     assert main([*words.split(), "--epochs", "2"]) == 2
     error = capsys.readouterr().err
-    assert "made with epochs 1, this run has 2" in error
+    assert "epochs was 1, now 2" in error
     assert error.count("\n") == 1
 
 

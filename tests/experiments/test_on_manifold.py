@@ -16,7 +16,8 @@ from hcnn_fast import data
 from hcnn_fast.cli.main import main
 from hcnn_fast.experiments import on_manifold
 from hcnn_fast.experiments.on_manifold import Study, measured_cells, run_cells
-from hcnn_fast.experiments.on_manifold_findings import average, error, findings, worst
+from hcnn_fast.experiments.on_manifold_claims import average, error, worst
+from hcnn_fast.experiments.on_manifold_findings import findings
 from hcnn_fast.experiments.on_manifold_measures import Measures
 from hcnn_fast.experiments.on_manifold_settings import (
     METHODS,
