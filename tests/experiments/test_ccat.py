@@ -9,9 +9,11 @@ import pytest
 import torch
 from small_task import run_task, small_task
 
-from hcnn_fast.evaluation import CcatMetrics, Proportion, roc_curve
+from hcnn_fast.attacks import AttackResult, pgd_conf
+from hcnn_fast.evaluation import CcatMetrics, Proportion, concatenate, roc_curve
+from hcnn_fast.evaluation.small_perturbations import SHARES
 from hcnn_fast.experiments import Evidence, Task, Training, ccat, points_done
-from hcnn_fast.experiments.ccat_attacks import DISTAL, LOWEST, noise_id, threats
+from hcnn_fast.experiments.ccat_attacks import DISTAL, LOWEST, STRONG, noise_id, threats
 from hcnn_fast.experiments.ccat_claims import claims
 from hcnn_fast.experiments.ccat_measures import measure, threats_in
 
@@ -75,6 +77,43 @@ def test_a_larger_ball_and_more_attacks_never_have_fewer_errors(found: Evidence)
             assert few.count <= many.count
         for alone in model.alone.values():
             assert alone.false_positive_rate.count <= seen[1].false_positive_rate.count
+
+
+def test_an_error_found_in_a_small_ball_counts_in_the_larger_one(found: Evidence) -> None:
+    table = found.tables["normal"]
+    kept = ~((table.radius == 0.05) & (table.example >= 0))  # every attempt in the larger ball
+    harmless = table.take(torch.tensor([name == "clean" for name in table.attack]))
+    harmless = replace(
+        harmless,
+        attack=(STRONG,) * len(harmless),
+        radius=torch.full_like(harmless.radius, 0.05),
+        distance=torch.zeros_like(harmless.distance),
+    ).take(harmless.example >= 0)
+    model = measure(concatenate([table.take(kept), harmless]), found.held_out["normal"])
+    seen, larger = (model.threats[name][0] for name in ("linf 0.02", "linf 0.05"))
+    assert larger.false_positive_rate == seen.false_positive_rate
+    assert seen.false_positive_rate.count > 0
+
+
+def test_the_strong_attack_begins_at_the_point_itself_and_the_others_at_random(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[tuple[Any, int, Any]] = []
+
+    def spy(*arguments: Any, **options: Any) -> AttackResult:
+        begun.append((options["initialisations"], options["steps"], options["backtracking"]))
+        return pgd_conf(*arguments, **options)
+
+    monkeypatch.setattr("hcnn_fast.experiments.ccat_attacks.pgd_conf", spy)
+    subject = task.subjects[0]
+    task.experiment.attempts(task.work(subject, torch.arange(2)))
+    strong, others = (("zero",), 10, 1.1), (("uniform_norm",), 10, 1.1)
+    balls = len(threats(task.settings, 6)) - 1  # besides the frame
+    assert begun.count(strong) == begun.count(others) == balls
+    assert begun.count((("zero",), 10, None)) == 1
+    assert begun.count((("uniform_norm",), 2, 1.1)) == balls  # PGD-CE
+    shares = [share for share in SHARES if 0.0 < share < 1.0]
+    assert begun.count((("zero",), 2, 1.1)) == len(shares)
 
 
 def test_findings_name_every_threat_and_claim(found: Evidence) -> None:
