@@ -5,24 +5,29 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from hcnn_fast.cli.classifiers import check_backend, choose_device
 from hcnn_fast.cli.defend_run import Calibration, DefendRequest, run_defend
+from hcnn_fast.cli.engine_options import (
+    PANEL,
+    AddressOption,
+    EngineOption,
+    GpusOption,
+    ThreadsOption,
+    WorkersOption,
+    chosen_cluster,
+)
 from hcnn_fast.cli.failures import WrongUsage
 from hcnn_fast.cli.sizes import parse_size
 from hcnn_fast.config import BackendName, Norm, Objective, Precision, Schedule, SearchConfig
 from hcnn_fast.jobs.array_files import Layout
 from hcnn_fast.jobs.inputs import InputOptions
 from hcnn_fast.run_folder import Resume
-from hcnn_fast.scale import Cluster
-from hcnn_fast.scale.engine import import_ray
 
 SEARCH, INPUT, ANSWER, RESULT = "Search", "Input and model", "Rejection", "Result"
-CLUSTER = "Engine"
-Engine = Literal["local", "ray"]
 
 
 def defend(
@@ -154,41 +159,16 @@ def defend(
             rich_help_panel=SEARCH,
         ),
     ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="torch threads; its own number if not given, 1 for a worker of Ray.",
-            rich_help_panel=SEARCH,
-        ),
-    ] = None,
-    engine: Annotated[
-        Engine,
-        typer.Option(
-            help="ray: workers of Ray, which store their rows in a folder beside --output; the same"
-            " command goes on after whatever ended it. Needs hcnn_fast[ray].",
-            rich_help_panel=CLUSTER,
-        ),
-    ] = "local",
-    address: Annotated[
-        str | None,
-        typer.Option(
-            help="A Ray cluster that runs, or auto; one on this machine if not given.",
-            rich_help_panel=CLUSTER,
-        ),
-    ] = None,
-    workers: Annotated[
-        int, typer.Option(min=1, help="Processes that search.", rich_help_panel=CLUSTER)
-    ] = 1,
-    gpus_per_worker: Annotated[
-        float,
-        typer.Option(min=0.0, help="GPUs, or a share; 0: CPU.", rich_help_panel=CLUSTER),
-    ] = 0.0,
+    threads: ThreadsOption = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
+    workers: WorkersOption = 1,
+    gpus_per_worker: GpusOption = 0.0,
     resume: Annotated[
         Resume,
         typer.Option(
             help="always: rows must be there to go on with; never: none may.",
-            rich_help_panel=CLUSTER,
+            rich_help_panel=PANEL,
         ),
     ] = "automatic",
     threshold: Annotated[
@@ -250,11 +230,13 @@ def defend(
         raise WrongUsage("--objective hcnn needs --distance-weight")
     if objective == "ncn" and confidence is None:
         raise WrongUsage("--objective ncn needs --confidence")
-    cluster = None
-    if engine == "ray":
-        cluster = _cluster(address, workers, threads, gpus_per_worker, device, output, points)
-    elif address is not None or workers != 1 or gpus_per_worker or resume != "automatic":
-        raise WrongUsage("--address, --workers, --gpus-per-worker and --resume need --engine ray")
+    if engine == "ray" and output is None:
+        raise WrongUsage("--engine ray needs --output: the workers' rows are stored beside it")
+    if engine == "ray" and points is not None:
+        raise WrongUsage("--points is for --engine local")
+    if engine == "local" and resume != "automatic":
+        raise WrongUsage("--resume needs --engine ray")
+    cluster = chosen_cluster(engine, address, workers, threads, gpus_per_worker, device)
     config = SearchConfig(
         objective=objective,
         radius=radius,
@@ -309,30 +291,3 @@ def defend(
         print(json.dumps(report.to_dict(), indent=2, allow_nan=False))
     if not quiet:
         print(report.sentence(), file=sys.stderr)
-
-
-def _cluster(
-    address: str | None,
-    workers: int,
-    threads: int | None,
-    gpus_per_worker: float,
-    device: str,
-    output: Path | None,
-    points: Path | None,
-) -> Cluster:
-    """The cluster that was asked for; what an engine of many processes cannot do is refused."""
-    if output is None:
-        raise WrongUsage("--engine ray needs --output: the workers' rows are stored beside it")
-    if points is not None:
-        raise WrongUsage("--points is for --engine local")
-    if device != "auto":
-        raise WrongUsage(
-            "--device is for --engine local; --gpus-per-worker says where Ray searches"
-        )
-    import_ray()
-    return Cluster(
-        workers=workers,
-        address=address,
-        threads=1 if threads is None else threads,
-        gpus_per_worker=gpus_per_worker,
-    )

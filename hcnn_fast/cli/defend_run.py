@@ -38,7 +38,7 @@ from hcnn_fast.jobs.work import CHUNK, ChunkWork, torch_threads
 from hcnn_fast.run_folder import Resume
 from hcnn_fast.scale import Cluster
 from hcnn_fast.scale.defend import run_job
-from hcnn_fast.scale.worker import Job
+from hcnn_fast.scale.defend_job import DefendJob
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def _search_on_cluster(
     tally: Tally,
 ) -> None:
     """The same rows from workers of Ray, joined in the order of the images."""
-    job = Job(
+    job = DefendJob(
         model=classifier.model.cpu(),
         model_name=request.model,
         class_names=_class_names(classifier, source),

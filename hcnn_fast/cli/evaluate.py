@@ -10,6 +10,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from hcnn_fast.cli.engine_options import (
+    AddressOption,
+    EngineOption,
+    GpusOption,
+    ThreadsOption,
+    WorkersOption,
+    chosen_cluster,
+)
 from hcnn_fast.cli.evaluate_run import EvaluateRequest, Result, run_evaluate
 from hcnn_fast.cli.evaluate_tables import rich_table
 from hcnn_fast.cli.on_manifold_run import OnManifoldRequest, run_on_manifold
@@ -211,6 +219,11 @@ def evaluate(
             rich_help_panel=RESULT,
         ),
     ] = None,
+    threads: ThreadsOption = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
+    workers: WorkersOption = 1,
+    gpus_per_worker: GpusOption = 0.0,
     chunk: Annotated[
         int,
         typer.Option(
@@ -233,6 +246,9 @@ def evaluate(
     Writes attempts (Parquet), numbers.json, report.html and pictures. What is done is kept chunk by
     chunk: the same command goes on after Ctrl-C, a crash, or --time. On fashion-mnist-sample the
     budget is smaller than the paper's, for a machine without a GPU.
+
+    With --engine ray workers of Ray attack the points, and rows are the same to the bit for as many
+    --threads; models of a family are trained by the command itself.
 
     Exit code 0: done, or stopped by --time; 1: failed on the way; 2: wrong usage; 130: interrupted.
     """
@@ -258,6 +274,11 @@ def evaluate(
     for option, value in others.items():
         if value is not None:
             raise WrongUsage(f"{option} says nothing to {name}")
+    cluster = chosen_cluster(engine, address, workers, threads, gpus_per_worker, device)
+    if cluster is not None and time is not None:
+        raise WrongUsage("--time is for --engine local")
+    if name == on_manifold.NAME and (cluster is not None or threads is not None):
+        raise WrongUsage(f"--engine and --threads say nothing to {name}")
     if name == on_manifold.NAME:
         asked = {
             "data": data,
@@ -314,6 +335,8 @@ def evaluate(
                 resume=resume,
                 minutes=time,
                 quiet=quiet,
+                threads=threads if cluster is None else cluster.threads,
+                cluster=cluster,
             )
         )
     if json_output:

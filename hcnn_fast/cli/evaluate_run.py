@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hcnn_fast import data as datasets
 from hcnn_fast import models
@@ -24,6 +25,7 @@ from hcnn_fast.experiments import (
     EXPERIMENTS,
     NATURAL,
     ROBUST,
+    ChunkStore,
     Experiment,
     Findings,
     Settings,
@@ -41,7 +43,10 @@ from hcnn_fast.experiments.family import Family
 from hcnn_fast.experiments.on_manifold import NAME as ON_MANIFOLD
 from hcnn_fast.experiments.report import ReportContext, write_report
 from hcnn_fast.experiments.settings import SMALL, radii_for
+from hcnn_fast.jobs.work import torch_threads
 from hcnn_fast.run_folder import Resume
+from hcnn_fast.scale import Cluster
+from hcnn_fast.scale.evaluate import run_chunks_on_ray
 
 ROBUST_MODEL = "fashion-adversarial"
 
@@ -65,6 +70,8 @@ class EvaluateRequest:
         resume: whether to go on with what is there.
         minutes: time to spend; None: no limit.
         quiet: report nothing on the way.
+        threads: of torch; None: its own number, or one for each worker of a cluster.
+        cluster: where points are attacked; None: in this process.
     """
 
     name: str
@@ -86,6 +93,8 @@ class EvaluateRequest:
     resume: Resume
     minutes: float | None
     quiet: bool
+    threads: int | None = None
+    cluster: Cluster | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,36 +128,26 @@ def run_evaluate(request: EvaluateRequest) -> Result:
     if request.minutes is not None and not 0.0 < request.minutes < math.inf:
         raise WrongUsage(f"--time is {request.minutes!r}, expected minutes > 0")
     settings = _settings(request, experiment)
-    device = choose_device(request.device)
+    with torch_threads(request.threads):
+        return _run(request, experiment, settings)
+
+
+def _run(request: EvaluateRequest, experiment: Experiment, settings: Settings) -> Result:
+    device = choose_device("cpu" if request.cluster else request.device)
     data = datasets.load(request.data, "test", request.data_root, request.download)
-    folder, seconds = request.output / experiment.name, None
+    folder = request.output / experiment.name
     if experiment.family is None:
         subjects = _given_models(request, device)
         for subject in subjects:
             check_fit(subject.model, subject.name, data, device)
     else:
-        subjects = _trained_models(request, experiment.family, settings, folder, device)
-    task = Task(experiment=experiment, subjects=subjects, data=data, settings=settings)
+        trainer = choose_device(request.device)
+        subjects = _trained_models(request, experiment.family, settings, folder, trainer)
+    task = Task(experiment=experiment, subjects=subjects, data=data, settings=settings).on(device)
     points = chosen_points(task)
-    if request.minutes is not None:
-        seconds = 60.0 * request.minutes
-    with open_store(folder, task.fingerprint(), request.resume) as store:
-        seen = 0
-        try:
-            with progress_bar(
-                f"Evaluating {experiment.name}", settings.points, quiet=request.quiet
-            ) as advance:
-
-                def count(done: int) -> None:
-                    nonlocal seen
-                    seen += done
-                    advance(done)
-
-                run_chunks(task, points, store, seconds=seconds, advance=count)
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"interrupted after {seen} of {settings.points} points; the same command goes on"
-            ) from None
+    kind = request.cluster.device if request.cluster else device.type
+    with open_store(folder, task.fingerprint(kind, request.threads), request.resume) as store:
+        _make_chunks(request, task, points, store)
         found = evidence(task, points, store)
         findings = experiment.findings(found)
         context = ReportContext(
@@ -160,7 +159,7 @@ def run_evaluate(request: EvaluateRequest) -> Result:
                 "hcnn_fast": __version__,
                 "torch": torch.__version__,
                 "Python": platform.python_version(),
-                "device": str(device),
+                "device": kind if request.cluster else str(device),
             },
             done=points_done(found),
             asked=settings.points,
@@ -174,6 +173,33 @@ def run_evaluate(request: EvaluateRequest) -> Result:
         done=context.done,
         asked=context.asked,
     )
+
+
+def _make_chunks(
+    request: EvaluateRequest,
+    task: Task,
+    points: dict[str, Tensor],  # by role, [points]
+    store: ChunkStore,
+) -> None:
+    """Attack the points that are not done yet, here or on the cluster."""
+    asked, seen = task.settings.points, 0
+    try:
+        with progress_bar(f"Evaluating {task.experiment.name}", asked, quiet=request.quiet) as bar:
+
+            def count(done: int) -> None:
+                nonlocal seen
+                seen += done
+                bar(done)
+
+            if request.cluster is None:
+                seconds = None if request.minutes is None else 60.0 * request.minutes
+                run_chunks(task, points, store, seconds=seconds, advance=count)
+            else:
+                run_chunks_on_ray(task, points, store, cluster=request.cluster, advance=count)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted after {seen} of {asked} points; the same command goes on"
+        ) from None
 
 
 def _experiment(name: str) -> Experiment:
@@ -282,6 +308,7 @@ def _command(request: EvaluateRequest, settings: Settings) -> str:
         *(() if settings.training is None else _training_options(settings.training)),
         ("--seed", settings.seed),
         ("--chunk", settings.chunk),
+        ("--threads", request.threads),
         ("--output", request.output),
     ):
         if value is not None:

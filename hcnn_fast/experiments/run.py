@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -53,11 +53,20 @@ class Task:
         """The models that are attacked."""
         return self.subjects if self.experiment.both_models else self.subjects[:1]
 
-    def fingerprint(self) -> dict[str, Any]:
-        """Everything that decides the rows, as plain values."""
+    def on(self, device: torch.device) -> Task:
+        """The same with its models on another device."""
+        moved = (replace(s, model=s.model.to(device)) for s in self.subjects)
+        return replace(self, subjects=tuple(moved))
+
+    def fingerprint(self, device: str = "cpu", threads: int | None = None) -> dict[str, Any]:
+        """Everything that decides the rows, as plain values.
+
+        Args:
+            device: kind of device that makes them.
+            threads: torch threads that do; None: those of this process.
+        """
         digest = hashlib.sha256(self.data.images.contiguous().numpy().tobytes())
         digest.update(self.data.labels.numpy().tobytes())
-        devices = {str(p.device.type) for s in self.subjects for p in s.model.parameters()}
         return {
             "experiment": self.experiment.name,
             "models": {
@@ -72,7 +81,8 @@ class Task:
             "settings": self.settings.to_dict(),
             "hcnn_fast": __version__,
             "torch": torch.__version__,
-            "devices": sorted(devices),
+            "device": device,
+            "threads": threads or torch.get_num_threads(),
         }
 
     def work(
@@ -125,26 +135,64 @@ def run_chunks(
         advance: called with the number of points done, those found in the store included.
     """
     began = time.monotonic()
-    held_out: dict[str, AttemptTable] = {}
-    if task.experiment.held_out is not None:
-        held = divide(task.data, task.settings.seed).held_out
-        for subject in task.measured:
-            if not store.has(subject.key, HELD_OUT):
-                made_rows = task.experiment.held_out(task.work(subject, held))
-                store.write(subject.key, HELD_OUT, made_rows)
-            held_out[subject.role] = store.read(subject.key, HELD_OUT, held)
+    held_out = held_out_rows(task, store)
+    missing = missing_chunks(task, store)
     for chunk in range(_chunks(task.settings)):
-        part = _part(task.settings, chunk)
-        made = False
-        for subject in task.measured:
-            if not store.has(subject.key, _name(chunk)):
-                example = points[subject.role][part]
-                work = task.work(subject, example, held_out.get(subject.role))
-                store.write(subject.key, _name(chunk), task.experiment.attempts(work))
-                made = True
-        advance(len(range(task.settings.points)[part]))
-        if made and seconds is not None and time.monotonic() - began >= seconds:
+        if chunk in missing:
+            make_chunk(task, points, store, held_out, chunk)
+        advance(chunk_size(task.settings, chunk))
+        if chunk in missing and seconds is not None and time.monotonic() - began >= seconds:
             return
+
+
+def held_out_rows(task: Task, store: ChunkStore) -> dict[str, AttemptTable]:
+    """The rows of the points that are not attacked, by role, made where they are missing."""
+    if task.experiment.held_out is None:
+        return {}
+    rows = {}
+    held = divide(task.data, task.settings.seed).held_out
+    for subject in task.measured:
+        if not store.has(subject.key, HELD_OUT):
+            store.write(subject.key, HELD_OUT, task.experiment.held_out(task.work(subject, held)))
+        rows[subject.role] = store.read(subject.key, HELD_OUT, held)
+    return rows
+
+
+def missing_chunks(task: Task, store: ChunkStore) -> list[int]:
+    """Numbers of the chunks that are not there for every model."""
+    return [
+        chunk
+        for chunk in range(_chunks(task.settings))
+        if not all(store.has(subject.key, _name(chunk)) for subject in task.measured)
+    ]
+
+
+def chunk_size(settings: Settings, chunk: int) -> int:
+    """Points of a chunk."""
+    return len(range(settings.points)[_part(settings, chunk)])
+
+
+def make_chunk(
+    task: Task,
+    points: dict[str, Tensor],  # by role, [points]
+    store: ChunkStore,
+    held_out: dict[str, AttemptTable],
+    chunk: int,
+) -> None:
+    """Make a chunk's rows for every model that has none, and store them.
+
+    Args:
+        task: the experiment.
+        points: what `chosen_points` returned.
+        store: where chunks are kept.
+        held_out: what `held_out_rows` returned.
+        chunk: its number.
+    """
+    for subject in task.measured:
+        if not store.has(subject.key, _name(chunk)):
+            example = points[subject.role][_part(task.settings, chunk)]
+            work = task.work(subject, example, held_out.get(subject.role))
+            store.write(subject.key, _name(chunk), task.experiment.attempts(work))
 
 
 def evidence(task: Task, points: dict[str, Tensor], store: ChunkStore) -> Evidence:
@@ -153,11 +201,8 @@ def evidence(task: Task, points: dict[str, Tensor], store: ChunkStore) -> Eviden
     Raises:
         ValueError: no chunk is done, or one cannot be read.
     """
-    done = [
-        chunk
-        for chunk in range(_chunks(task.settings))
-        if all(store.has(subject.key, _name(chunk)) for subject in task.measured)
-    ]
+    missing = missing_chunks(task, store)
+    done = [chunk for chunk in range(_chunks(task.settings)) if chunk not in missing]
     if not done:
         raise ValueError(f"{store.folder} holds no chunk, expected one or more")
     tables, held_out = {}, {}

@@ -22,9 +22,9 @@ from hcnn_fast.jobs.parts import RowParts
 from hcnn_fast.jobs.readers import DatasetReader, TensorReader, scaled
 from hcnn_fast.jobs.work import CHUNK
 from hcnn_fast.run_folder import Resume, open_run
-from hcnn_fast.scale.engine import Cluster, connected, import_ray, run_chunks
+from hcnn_fast.scale.defend_job import DefendJob
+from hcnn_fast.scale.engine import Cluster, import_ray, run_parts
 from hcnn_fast.scale.fingerprint import fingerprint
-from hcnn_fast.scale.worker import Job
 
 Images = str | Path | ImageDataset | Tensor | numpy.ndarray[Any, Any]
 
@@ -105,7 +105,7 @@ def defend(
         name, classifier = type(model).__name__, model
     options = replace(reading or InputOptions(), bounds=config.bounds, skip_bad=True)
     source = source_of(dataset, config, options)
-    job = Job(
+    job = DefendJob(
         model=classifier,
         model_name=name,
         class_names=class_names or source.class_names,
@@ -144,7 +144,7 @@ def source_of(dataset: object, config: SearchConfig, options: InputOptions) -> I
 
 
 def run_job(
-    job: Job,
+    job: DefendJob,
     cluster: Cluster,
     *,
     resume: Resume = "automatic",
@@ -153,10 +153,12 @@ def run_job(
     """Make what is missing of a job's rows; see `defend`."""
     Defense(job.model, job.config, job.threshold)  # refuses what cannot be, before any work
     known = fingerprint(job)
+    tell = advance or (lambda _: None)
     with open_run(job.parts.folder, known, resume):
+        missing = job.parts.missing()
+        tell(job.parts.images - sum(map(job.parts.size, missing)))
         try:
-            with connected(cluster) as ray:
-                run_chunks(ray, cluster, job, advance or (lambda _: None))
+            run_parts(cluster, job, missing, tell)
         except OSError as error:
             left = sum(map(job.parts.size, job.parts.missing()))
             raise FailedRun(

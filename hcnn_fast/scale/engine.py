@@ -1,17 +1,17 @@
-"""Ray: found or started, and Ray Data's pool of workers run over the chunks that are missing."""
+"""Ray: found or started, and Ray Data's pool of workers run over the parts that are missing."""
 
 from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from hcnn_fast.failures import FailedRun
 from hcnn_fast.scale.packing import Packed
-from hcnn_fast.scale.worker import ChunkWorker, Job
+from hcnn_fast.scale.worker import Job, PartWorker
 
 BLOCKS = 20_000  # more of them cost the driver more than they balance
 
@@ -111,35 +111,35 @@ def _check_room(ray: Any, cluster: Cluster) -> None:
             )
 
 
-def run_chunks(
-    ray: Any,
+def run_parts(
     cluster: Cluster,
     job: Job,
+    missing: Sequence[int],
     advance: Callable[[int], object],
 ) -> None:
-    """Make the chunks that are missing, in workers, each of which stores what it makes.
+    """Make the parts that are missing, in workers, each of which stores what it makes.
 
-    Ray starts a worker anew that has died, and gives it the chunk that was lost.
+    Ray starts a worker anew that has died, and gives it the part that was lost.
 
     Args:
-        ray: the module, connected.
         cluster: where the work goes.
-        job: the work, of which the files on disk say what is left.
+        job: the work.
+        missing: where the parts begin that are not stored yet; without any, Ray is left alone.
         advance: is told numbers of images that are done.
 
     Raises:
+        ImportError: ray is not installed.
+        FailedRun: no cluster at that address, one that is too small, or one that gave up.
         Exception: what a worker failed with.
     """
-    missing = job.parts.missing()
-    advance(job.parts.images - sum(map(job.parts.size, missing)))
     if not missing:
         return
     blocks = min(BLOCKS, -(-len(missing) // cluster.chunks_per_block))
-    with _quiet_data_context(ray):
+    with connected(cluster) as ray, _quiet_data_context(ray):
         done = ray.data.from_items(
             [{"first": first} for first in missing], override_num_blocks=blocks
         ).map_batches(
-            ChunkWorker,
+            PartWorker,
             batch_size=1,
             batch_format="numpy",
             fn_constructor_args=(Packed.of(job, stored=True),),

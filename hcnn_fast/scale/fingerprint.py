@@ -10,10 +10,10 @@ import torch
 from hcnn_fast import backends
 from hcnn_fast._version import __version__
 from hcnn_fast.models.identity import weights_hash
-from hcnn_fast.scale.worker import Job
+from hcnn_fast.scale.defend_job import DefendJob
 
 
-def fingerprint(job: Job) -> dict[str, Any]:
+def fingerprint(job: DefendJob) -> dict[str, Any]:
     """A job's weights, configuration, data, versions, and what else its rounding depends on.
 
     The number of workers and Ray's blocks are left out: rows do not depend on them.

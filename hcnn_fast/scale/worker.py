@@ -1,53 +1,29 @@
-"""What runs in a worker: a prepared defence that makes chunks of rows and stores them."""
+"""What runs in a worker: a job, made ready once, of which it makes and stores part by part."""
 
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy
-import torch
-from torch import nn
 
-from hcnn_fast.config import SearchConfig
-from hcnn_fast.defense import Defense
 from hcnn_fast.failures import FailedRun
-from hcnn_fast.jobs.parts import RowParts
-from hcnn_fast.jobs.readers import ChunkReader
-from hcnn_fast.jobs.work import ChunkWork
 from hcnn_fast.scale.packing import Packed
 
-
-@dataclass(frozen=True)
-class Job:
-    """Everything that a worker needs to make any chunk.
-
-    Attributes:
-        model: on the CPU.
-        model_name: what messages call it.
-        class_names: names of its classes, or None.
-        reader: the images.
-        parts: where the rows go.
-        config: the search.
-        threshold: smallest confidence that is accepted, or None.
-        device: where to search.
-        threads: torch threads.
-    """
-
-    model: nn.Module
-    model_name: str
-    class_names: tuple[str, ...] | None
-    reader: ChunkReader
-    parts: RowParts
-    config: SearchConfig
-    threshold: float | None
-    device: str
-    threads: int
+# Makes the part that begins at an index, stores it, and says how many images it held.
+Store = Callable[[int], int]
 
 
-class ChunkWorker:
-    """A class for `map_batches`: rows that say where a chunk begins become its rows on disk.
+class Job(Protocol):
+    """Work in parts that are made and stored one by one, in any order; can be pickled."""
+
+    def prepared(self) -> Store:
+        """Get ready, once in every worker: threads set, models where they run."""
+
+
+class PartWorker:
+    """A class for `map_batches`: rows that say where a part begins become its rows on disk.
 
     An exception is returned, not raised: Ray Data would keep its traceback alone.
 
@@ -57,10 +33,10 @@ class ChunkWorker:
 
     def __init__(self, job: Packed) -> None:
         self._job = job
-        self._ready: tuple[Job, ChunkWork] | None = None
+        self._store: Store | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Make one chunk at a time, and store it.
+        """Make one part at a time, and store it.
 
         Returns:
             Columns `rows`, how many were stored, and `failure`, a pickled exception or b"".
@@ -68,6 +44,8 @@ class ChunkWorker:
         counts, failures = [], []
         for first in batch["first"].tolist():
             try:
+                if self._store is None:
+                    self._store = self._job.unpacked().prepared()
                 counts.append(self._store(first))
                 failures.append(b"")
             except Exception as error:
@@ -77,21 +55,6 @@ class ChunkWorker:
             "rows": numpy.array(counts, dtype=numpy.int64),
             "failure": numpy.array(failures, dtype=object),
         }
-
-    def _store(self, first: int) -> int:
-        if self._ready is None:
-            self._ready = self._prepared()
-        job, work = self._ready
-        rows, _ = work.rows(first, job.reader.read(first, job.parts.size(first)))
-        job.parts.write(first, rows)
-        return len(rows)
-
-    def _prepared(self) -> tuple[Job, ChunkWork]:
-        job: Job = self._job.unpacked()
-        torch.set_num_threads(job.threads)
-        device = torch.device(job.device)
-        defense = Defense(job.model.eval().to(device), job.config, job.threshold)
-        return job, ChunkWork(defense, device, job.class_names, job.model_name)
 
 
 def _pickled(error: Exception) -> bytes:

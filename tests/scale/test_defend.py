@@ -23,9 +23,10 @@ from hcnn_fast.jobs.inputs import InputOptions
 from hcnn_fast.jobs.parts import RowParts
 from hcnn_fast.jobs.readers import TensorReader
 from hcnn_fast.run_folder import open_run
+from hcnn_fast.scale.defend_job import DefendJob
 from hcnn_fast.scale.fingerprint import fingerprint
 from hcnn_fast.scale.packing import Packed
-from hcnn_fast.scale.worker import ChunkWorker, Job
+from hcnn_fast.scale.worker import PartWorker
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 CONFIG = hf.SearchConfig.mcn(0.05, steps=2, starts=2)
@@ -40,7 +41,7 @@ def same_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def job_in(folder: Path, **changes: Any) -> Job:
+def job_in(folder: Path, **changes: Any) -> DefendJob:
     images = torch.rand(IMAGES, 1, 6, 5, generator=torch.Generator().manual_seed(0))
     fields: dict[str, Any] = {
         "model": Linear().eval(),
@@ -53,14 +54,14 @@ def job_in(folder: Path, **changes: Any) -> Job:
         "device": "cpu",
         "threads": 1,
     }
-    return Job(**fields | changes)
+    return DefendJob(**fields | changes)
 
 
 def rows_after(folder: Path, blocks: list[list[int]]) -> list[dict[str, Any]]:
     """The rows that workers make, a new worker for every list of places."""
     job = job_in(folder)
     for firsts in blocks:
-        worker = ChunkWorker(Packed.of(job))
+        worker = PartWorker(Packed.of(job))
         done = worker({"first": numpy.array(firsts)})
         assert not any(done["failure"])
         assert done["rows"].tolist() == [job.parts.size(first) for first in firsts]
@@ -77,7 +78,7 @@ def test_rows_do_not_depend_on_workers_blocks_or_order(tmp_path: Path) -> None:
 def test_missing_chunks_are_those_without_a_whole_file(tmp_path: Path) -> None:
     job = job_in(tmp_path)
     assert job.parts.missing() == [0, 8, 16, 24]
-    ChunkWorker(Packed.of(job))({"first": numpy.array([8, 24])})
+    PartWorker(Packed.of(job))({"first": numpy.array([8, 24])})
     parts = job.parts
     (tmp_path / "rows" / f".{parts.path(0).name}.123.part").write_bytes(b"half")
     assert parts.missing() == [0, 16]
@@ -140,7 +141,7 @@ def test_fingerprint_of_another_version_is_refused(tmp_path: Path) -> None:
 def test_failure_of_a_worker_comes_back_as_it_was(tmp_path: Path) -> None:
     images = torch.rand(IMAGES, 1, 6, 5)
     images[3] = torch.nan
-    worker = ChunkWorker(Packed.of(job_in(tmp_path, reader=TensorReader(images, "array"))))
+    worker = PartWorker(Packed.of(job_in(tmp_path, reader=TensorReader(images, "array"))))
     done = worker({"first": numpy.array([0, 8])})
     assert done["rows"].tolist() == [0, 8]
     error = pickle.loads(done["failure"][0])
