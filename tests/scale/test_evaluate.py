@@ -83,25 +83,11 @@ def test_what_a_worker_fails_with_ends_the_run_and_the_rest_is_made_later(tmp_pa
 def test_the_command_runs_on_a_cluster(
     two_nodes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [
-        "evaluate",
-        "separation",
-        "--points",
-        "4",
-        "--steps",
-        "2",
-        "--starts",
-        "1",
-        "--chunk",
-        "2",
-        "--json",
-        "--quiet",
-    ]
+    attack = ["--points", "4", "--steps", "2", "--starts", "1", "--chunk", "2"]
+    words = ["evaluate", "separation", *attack, "--json", "--quiet"]
     found = {}
-    for engine in (
-        ["--threads", "1"],
-        ["--engine", "ray", "--workers", "2", "--address", two_nodes],
-    ):
+    on_ray = ["--engine", "ray", "--workers", "2", "--address", two_nodes]
+    for engine in (["--threads", "1"], on_ray):
         output = tmp_path / engine[1]
         assert main([*words, *engine, "--output", str(output)]) == 0
         found[engine[1]] = json.loads(capsys.readouterr().out)
