@@ -100,6 +100,11 @@ def run_task(task: Task, folder: Path, **keywords: Any) -> Evidence:
         return evidence(task, points, store)
 
 
+def parquet(folder: Path) -> dict[str, bytes]:
+    """The tables in a folder, by name."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.parquet"))}
+
+
 def run_in_child(folder: Path) -> int:
     """Process id of a child that makes a run and ends with 0."""
     child = os.fork()

@@ -143,7 +143,7 @@ def run_parts(
             batch_size=1,
             batch_format="numpy",
             fn_constructor_args=(Packed.of(job, stored=True),),
-            compute=ray.data.ActorPoolStrategy(size=cluster.workers),
+            compute=ray.data.ActorPoolStrategy(size=min(cluster.workers, len(missing))),
             num_cpus=cluster.threads,
             num_gpus=cluster.gpus_per_worker or None,
         )

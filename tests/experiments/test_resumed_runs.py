@@ -10,15 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_task import linear, run_task, small_task
+from small_task import linear, parquet, run_task, small_task
 
 from hcnn_fast.evaluation import AttemptTable
 from hcnn_fast.experiments import Subject, Work, chosen_points, open_store, points_done, run_chunks
 from hcnn_fast.experiments.chunks import CHUNKS
-
-
-def parquet(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.parquet"))}
 
 
 def test_run_killed_at_three_random_moments_ends_with_the_same_bytes(tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ WRONG_USAGE = [
     ((*RAY, "--gpus-per-worker", "1.5"), "gpus_per_worker is 1.5"),
     (("--workers", "2"), "need --engine ray"),
     (("--address", "auto"), "need --engine ray"),
-    (("--resume", "always"), "need --engine ray"),
+    (("--resume", "always"), "--resume needs --engine ray"),
     ((*RAY, "--resume", "always"), "holds no run to go on with"),
 ]
 
