@@ -7,6 +7,8 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,20 @@ def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
         raise SystemExit(f"hcnn-fast defend ended with {process.returncode}: {err[-2000:]}")
     summary: dict[str, Any] = json.loads(out[out.index("{") :])
     return summary
+
+
+@contextmanager
+def running_cluster(cpus: int) -> Iterator[str]:
+    """Address of a cluster of one node on this machine, which commands find running."""
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": cpus, "include_dashboard": False}
+    settings = {"worker_niceness": 0}  # the priority that the plain command has
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "_system_config": settings})
+    try:
+        yield cluster.address
+    finally:
+        cluster.shutdown()
 
 
 def descendants(pid: int, name: str) -> list[int]:

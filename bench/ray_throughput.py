@@ -1,5 +1,7 @@
 """Images per second through workers of one core each, beside one plain process of one core.
 
+Once on a cluster that the command starts and ends, once on one that is found running.
+
 python bench/ray_throughput.py --output bench/results/ray-throughput-cpu.json
 """
 
@@ -9,10 +11,11 @@ import argparse
 import json
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray_commands import finished, machine, start_defend
+from ray_commands import finished, machine, running_cluster, start_defend
 
 
 def main() -> None:
@@ -25,36 +28,59 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         plain, table = _run(given, Path(folder, "plain.parquet"))
-        rows = []
-        for workers in given.workers:
-            name = Path(folder, f"{workers}.parquet")
-            words = ("--engine", "ray", "--workers", str(workers))
-            figures, found = _run(given, name, *words)
-            rows.append(
-                {
-                    "workers": workers,
-                    **figures,
-                    **_between_chunks(name.with_suffix(".parts")),
-                    "same_table": found == table,
-                    "against_plain": plain["seconds"] / figures["seconds"],
-                }
-            )
+        runs = _Runs(given, Path(folder), plain, table)
+        own = [runs.on_ray("own", workers) for workers in given.workers]
+        with running_cluster(max(given.workers)) as address:
+            found = [
+                runs.on_ray("running", workers, "--address", address) for workers in given.workers
+            ]
     report = {
         **machine(),
         "images": given.images,
         "steps": given.steps,
         "plain": plain,
-        "ray": rows,
-        "against_first": [row["images_per_second"] / rows[0]["images_per_second"] for row in rows],
-        "overhead_of_engine": rows[0]["seconds"] / plain["seconds"] - 1.0,
-        "overhead_between_chunks": (
-            plain["images_per_second"] / rows[0]["images_per_second_between_chunks"] - 1.0
-        ),
+        "cluster_of_its_own": own,
+        "running_cluster": found,
     }
     text = json.dumps(report, indent=2)
     print(text)
     if given.output is not None:
         given.output.write_text(f"{text}\n")
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """Commands on Ray beside the plain one.
+
+    Attributes:
+        given: the options.
+        folder: where tables go.
+        plain: times of the plain command.
+        table: what it wrote.
+    """
+
+    given: argparse.Namespace
+    folder: Path
+    plain: dict[str, Any]
+    table: bytes
+
+    def on_ray(self, name: str, workers: int, *words: str) -> dict[str, Any]:
+        """One command with so many workers, and how it compares."""
+        output = self.folder / f"{name}-{workers}.parquet"
+        figures, found = _run(
+            self.given, output, "--engine", "ray", "--workers", str(workers), *words
+        )
+        between = _between_chunks(output.with_suffix(".parts"))
+        ideal = self.plain["seconds"] / workers
+        return {
+            "workers": workers,
+            **figures,
+            "images_per_second_between_chunks": between,
+            "times_plain": self.plain["seconds"] / figures["seconds"],
+            "times_plain_between_chunks": between / self.plain["images_per_second"],
+            "overhead": figures["seconds"] / ideal - 1.0,
+            "same_table": found == self.table,
+        }
 
 
 def _run(given: argparse.Namespace, output: Path, *words: str) -> tuple[dict[str, Any], bytes]:
@@ -69,13 +95,13 @@ def _run(given: argparse.Namespace, output: Path, *words: str) -> tuple[dict[str
     return figures, output.read_bytes()
 
 
-def _between_chunks(parts: Path) -> dict[str, float]:
+def _between_chunks(parts: Path) -> float:
     """The rate from the first chunk's end to the last one's: what start and end are left out of."""
     ends = sorted(path.stat().st_mtime for path in parts.glob("rows/*.parquet"))
     images = json.loads((parts / "run.json").read_text())
     between = images["images"] - images["chunk"]
     seconds = max(ends[-1] - ends[0], 1e-9)
-    return {"images_per_second_between_chunks": between / seconds}
+    return between / seconds
 
 
 if __name__ == "__main__":
