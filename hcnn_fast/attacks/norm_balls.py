@@ -45,10 +45,8 @@ def unit_step(
     With `out` the step is written there.
     """
     largest = torch.finfo(gradient.dtype).max
-    if norm == "linf":  # comparisons are vectorised, torch.sign is not
-        up = torch.empty_like(gradient) if out is None else out
-        torch.gt(gradient, 0.0, out=up)
-        return up.sub_(torch.lt(gradient, 0.0, out=torch.empty_like(gradient)))
+    if norm == "linf":
+        return torch.sign(gradient, out=out)  # 0 of NaN
     g = torch.nan_to_num(gradient, nan=0.0, posinf=largest, neginf=-largest)
     rows = g.flatten(1)
     # Divided by the largest entry first: squares of tiny or huge entries would not be numbers.

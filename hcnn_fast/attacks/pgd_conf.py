@@ -159,13 +159,14 @@ def _climb(
             value, uphill, ahead = there, ahead, uphill
         else:
             taken = there >= value  # [B]
-            choose_(point, moved, taken)
-            choose_(uphill, ahead, taken)
+            share = taken.to(point.dtype).view(shape)
+            choose_(point, moved, share)
+            choose_(uphill, ahead, share)
             value = torch.where(taken, there, value)
             shorter = (size / backtracking).clamp_min(SHORTEST_STEP)
             size = torch.where(taken.view(shape), size, shorter)
         better = value > best_value
-        choose_(best, point, better)
+        choose_(best, point, better.to(point.dtype).view(shape))
         best_value = torch.where(better, value, best_value)
     return best
 
@@ -173,11 +174,11 @@ def _climb(
 def choose_(
     kept: Tensor,  # [B, *image] written
     other: Tensor,  # [B, *image]
-    rows: Tensor,  # [B] bool
+    share: Tensor,  # [B, 1, ...] of the other, 0 or 1
 ) -> None:
-    """Write the rows of `other` where the mask holds, bit for bit.
+    """Write the rows of `other` whose share is 1, bit for bit.
 
     An interpolation of weights 0 and 1 gives the ends themselves, as long as their difference is
     finite, and is vectorised where a selection by a mask that is broadcast is not.
     """
-    kept.lerp_(other, rows.to(kept.dtype).view((-1,) + (1,) * (kept.ndim - 1)))
+    kept.lerp_(other, share)

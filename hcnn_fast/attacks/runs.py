@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -65,7 +66,6 @@ class Problem:
         model: the model, prepared.
         config: radius, bounds, seed, steps and the like.
         backend: a backend name that `backends.resolve` returned.
-        content: [N] int64, hash of every image.
         batch: runs that pass the model at once.
     """
 
@@ -74,8 +74,12 @@ class Problem:
     model: PreparedModel
     config: SearchConfig
     backend: str
-    content: Tensor
     batch: int
+
+    @cached_property
+    def content(self) -> Tensor:  # [N] int64
+        """Hash of every image, for those attacks that draw from it."""
+        return ops.content_hash(self.image, backend=self.backend)
 
     @property
     def classes(self) -> int:
@@ -195,6 +199,5 @@ def posed(
                     model=prepared,
                     config=config,
                     backend=backend,
-                    content=ops.content_hash(image, backend=backend),
                     batch=batch,
                 )

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ray_marks import ON_RAY
 from small_task import parquet, run_task, small_task
 
 from hcnn_fast.cli.main import main
@@ -17,14 +18,7 @@ from hcnn_fast.jobs.work import torch_threads
 from hcnn_fast.scale import Cluster
 from hcnn_fast.scale.evaluate import run_chunks_on_ray
 
-pytestmark = [
-    pytest.mark.xdist_group("ray"),
-    # Of Ray itself: settings that it deprecates and reads, sockets that it leaves open.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = ON_RAY
 
 
 def run_on_ray(task: Task, folder: Path, workers: int) -> list[int]:

@@ -14,6 +14,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
+from ray_marks import ON_RAY
 from scale_classifiers import Linear
 
 import hcnn_fast as hf
@@ -24,14 +25,7 @@ from hcnn_fast.jobs.inputs import InputOptions
 from hcnn_fast.jobs.work import CHUNK, ChunkWork
 from hcnn_fast.scale.defend import source_of
 
-pytestmark = [
-    pytest.mark.xdist_group("ray"),
-    # Of Ray itself: settings that it deprecates and reads, sockets that it leaves open.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = ON_RAY
 IMAGES = 5 * CHUNK + 10
 CONFIG = hf.SearchConfig.mcn(0.05, steps=3, starts=2)
 

@@ -14,19 +14,13 @@ import numpy
 import pytest
 import torch
 from PIL import Image
+from ray_marks import ON_RAY
 from scale_classifiers import Linear
 
 import hcnn_fast as hf
 from hcnn_fast.scale.serving import Limits, application
 
-pytestmark = [
-    pytest.mark.xdist_group("ray"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [*ON_RAY, pytest.mark.filterwarnings("ignore::UserWarning")]
 CONFIG = hf.SearchConfig.mcn(0.05, steps=2)
 THRESHOLD = 0.8
 LIMITS = Limits(batch=4, queue=4, body=20_000)
