@@ -1,7 +1,8 @@
-"""Classifiers that disturb a job: kill their worker, fill its disk, tell where they run."""
+"""Classifiers that disturb a job: kill or slow their worker, fill its disk, tell where they run."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from hcnn_fast import atomic_files
 
 VALUES, CLASSES = 30, 3
-PAUSE = 0.05  # seconds
+PAUSE, SLOW = 0.05, 0.5  # seconds
 MEETING = 60.0  # seconds, at most
 _passes = 0  # through any model of this process
 
@@ -25,7 +26,8 @@ class Linear(nn.Module):
     Args:
         folder: where it leaves its marks.
         deed: "kill", once, in the middle of a chunk; "fill", once; "tell" its node, and wait for
-            another to tell; "wait" at every pass.
+            another to tell; "wait" at every pass; "slow", a long time at every pass of the worker
+            that comes first, and tell whose passes there were.
     """
 
     def __init__(self, folder: Path | None = None, deed: str = "") -> None:
@@ -47,6 +49,13 @@ class Linear(nn.Module):
     def _do(self, folder: Path) -> None:
         if self.deed == "wait":
             time.sleep(PAUSE)
+        elif self.deed == "slow":
+            with contextlib.suppress(FileExistsError), (folder / "slow").open("x") as mark:
+                mark.write(str(os.getpid()))
+            slow = (folder / "slow").read_text() == str(os.getpid())
+            with (folder / ("slow passes" if slow else "other passes")).open("a") as passes:
+                passes.write(".")
+            time.sleep(SLOW if slow else 0.0)
         elif self.deed == "tell":
             ray = __import__("ray")
             (folder / ray.get_runtime_context().get_node_id()).touch()

@@ -71,6 +71,15 @@ def test_two_nodes_share_the_work_and_the_rows_are_the_same(
     assert len(list((tmp_path / "nodes").iterdir())) == 2
 
 
+def test_slow_worker_is_left_behind(
+    two_nodes: str, images: torch.Tensor, expected: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    done = defend(images, Linear(tmp_path, "slow"), tmp_path / "rows", workers=2)
+    assert done.to_list() == expected
+    passes = {who: (tmp_path / f"{who} passes").stat().st_size for who in ("slow", "other")}
+    assert passes["slow"] < passes["other"], passes
+
+
 def test_full_disk_is_one_line_and_the_run_goes_on(
     two_nodes: str, images: torch.Tensor, expected: list[dict[str, Any]], tmp_path: Path
 ) -> None:
