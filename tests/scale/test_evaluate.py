@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ray_marks import ON_RAY
+from ray_nodes import ON_RAY
 from small_task import parquet, run_task, small_task
 
 from hcnn_fast.cli.main import main

@@ -10,11 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
-from ray_marks import ON_RAY
+from ray_nodes import ON_RAY, head
 from scale_classifiers import Linear
 
 import hcnn_fast as hf
@@ -28,6 +29,17 @@ from hcnn_fast.scale.defend import source_of
 pytestmark = ON_RAY
 IMAGES = 5 * CHUNK + 10
 CONFIG = hf.SearchConfig.mcn(0.05, steps=3, starts=2)
+WAITING = [
+    "--model",
+    "scale_classifiers:waiting",
+    "--steps",
+    "3",
+    "--starts",
+    "2",
+    "--threads",
+    "1",
+    "--quiet",
+]
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +109,45 @@ def test_full_disk_is_one_line_and_the_run_goes_on(
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
+def driver_after_two_chunks(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> subprocess.Popen[bytes]:
+    """A command in a process of its own, in the middle of its job."""
+    tests = str(Path(__file__).parents[1])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")]))
+    program = f"import sys; from hcnn_fast.cli.main import main; sys.exit(main({words!r}))"
+    driver = subprocess.Popen([sys.executable, "-c", program])
+    deadline = time.monotonic() + 120
+    while len(list(Path("rows.parts").glob("rows/*.parquet"))) < 2:
+        assert driver.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return driver
+
+
+def test_lost_head_ends_the_command_which_goes_on_with_another(
+    images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "3")  # 60 by itself
+    numpy.save("images.npy", images.numpy())
+    words = ["defend", "images.npy", *WAITING]
+    ray = ["--engine", "ray", "--output", "rows.parquet", "--address"]
+    lost = head()
+    driver = driver_after_two_chunks([*words, *ray, lost.address], monkeypatch)
+    lost.head_node.kill_all_processes(check_alive=False, allow_graceful=False)
+    assert driver.wait(60) == 1
+    kept = {path: path.stat().st_mtime_ns for path in Path("rows.parts").rglob("*.parquet")}
+    assert 2 <= len(kept) < 6
+    restarted = head()
+    command = [sys.executable, "-m", "hcnn_fast.cli.main", *words, *ray, restarted.address]
+    assert subprocess.run(command, timeout=120).returncode == 0
+    restarted.shutdown()
+    assert main([*words, "--output", "one.parquet"]) == 0
+    assert Path("rows.parquet").read_bytes() == Path("one.parquet").read_bytes()
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
 def test_killed_driver_is_resumed_and_a_damaged_image_is_a_row(
     two_nodes: str, images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,18 +156,9 @@ def test_killed_driver_is_resumed_and_a_damaged_image_is_a_row(
     for i, image in enumerate((images[:, 0] * 255).byte().numpy()):
         Image.fromarray(image).save(f"images/{i:03d}.png")
     Path("images/100.png").write_bytes(b"damaged")
-    tests = str(Path(__file__).parents[1])
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")]))
-    search = ["--steps", "3", "--starts", "2", "--threads", "1", "--quiet"]
-    words = ["defend", "images", "--model", "scale_classifiers:waiting", *search]
+    words = ["defend", "images", *WAITING]
     ray = ["--engine", "ray", "--address", two_nodes, "--output", "rows.parquet"]
-    program = f"import sys; from hcnn_fast.cli.main import main; sys.exit(main({words + ray!r}))"
-    driver = subprocess.Popen([sys.executable, "-c", program])
-    deadline = time.monotonic() + 120
-    while len(list(Path("rows.parts").glob("rows/*.parquet"))) < 2:
-        assert driver.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    driver = driver_after_two_chunks([*words, *ray], monkeypatch)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait(60)
     assert not Path("rows.parquet").exists()

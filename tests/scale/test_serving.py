@@ -14,7 +14,7 @@ import numpy
 import pytest
 import torch
 from PIL import Image
-from ray_marks import ON_RAY
+from ray_nodes import ON_RAY
 from scale_classifiers import Linear
 
 import hcnn_fast as hf
