@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +11,6 @@ import typer
 from hcnn_fast.cli.classifiers import check_backend, choose_device
 from hcnn_fast.cli.defend_run import Calibration, DefendRequest, run_defend
 from hcnn_fast.cli.engine_options import (
-    PANEL,
     AddressOption,
     EngineOption,
     GpusOption,
@@ -21,81 +19,50 @@ from hcnn_fast.cli.engine_options import (
     chosen_cluster,
 )
 from hcnn_fast.cli.failures import WrongUsage
+from hcnn_fast.cli.input_options import (
+    SEARCH,
+    BackendOption,
+    BatchSizeOption,
+    BoundsOption,
+    CheckpointOption,
+    ConvertOption,
+    DataRootOption,
+    DeviceOption,
+    DownloadOption,
+    JsonOption,
+    KeyOption,
+    LayoutOption,
+    LimitOption,
+    ModelOption,
+    OutputOption,
+    PointsOption,
+    QuietOption,
+    ResizeOption,
+    ResumeOption,
+    SkipBadOption,
+    SourceArgument,
+    check_results,
+)
 from hcnn_fast.cli.sizes import parse_size
-from hcnn_fast.config import BackendName, Norm, Objective, Precision, Schedule, SearchConfig
-from hcnn_fast.jobs.array_files import Layout
+from hcnn_fast.config import Norm, Objective, Precision, Schedule, SearchConfig
 from hcnn_fast.jobs.inputs import InputOptions
-from hcnn_fast.run_folder import Resume
 
-SEARCH, INPUT, ANSWER, RESULT = "Search", "Input and model", "Rejection", "Result"
+ANSWER = "Rejection"
 
 
 def defend(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="INPUT",
-            help="A PNG or JPEG file, a folder of them, a .npy or .npz array, Parquet (a file, a"
-            " folder, or an address such as s3://bucket/folder), or a data set and its split such"
-            " as fashion-mnist:test.",
-        ),
-    ],
-    model: Annotated[
-        str,
-        typer.Option(
-            help="A shipped model, or module:factory of a function that makes one.",
-            rich_help_panel=INPUT,
-        ),
-    ] = "fashion-adversarial",
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(
-            help="Weights for the model: .safetensors, or a torch file of a state dict.",
-            rich_help_panel=INPUT,
-        ),
-    ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(
-            help="Array of an .npz file, or column of Parquet files.", rich_help_panel=INPUT
-        ),
-    ] = None,
-    layout: Annotated[
-        Layout,
-        typer.Option(
-            help="Axes of an array. auto: N,C,H,W or N,H,W,C, whichever the model takes, and N,H,W"
-            " as one channel; none: as they are.",
-            rich_help_panel=INPUT,
-        ),
-    ] = "auto",
-    bounds: Annotated[
-        tuple[float, float],
-        typer.Option(help="Values of black and white for the model.", rich_help_panel=INPUT),
-    ] = (0.0, 1.0),
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="First so many images.", rich_help_panel=INPUT)
-    ] = None,
-    resize: Annotated[
-        bool, typer.Option("--resize", help="Fit images of another size.", rich_help_panel=INPUT)
-    ] = False,
-    convert: Annotated[
-        bool,
-        typer.Option(
-            "--convert", help="Make grey of colour, drop transparency.", rich_help_panel=INPUT
-        ),
-    ] = False,
-    skip_bad: Annotated[
-        bool,
-        typer.Option(
-            "--skip-bad", help="Write an error row for an unusable image.", rich_help_panel=INPUT
-        ),
-    ] = False,
-    data_root: Annotated[
-        Path | None, typer.Option(help="Folder of the data sets.", rich_help_panel=INPUT)
-    ] = None,
-    download: Annotated[
-        bool, typer.Option("--download", help="Fetch a missing data set.", rich_help_panel=INPUT)
-    ] = False,
+    source: SourceArgument,
+    model: ModelOption = "fashion-adversarial",
+    checkpoint: CheckpointOption = None,
+    key: KeyOption = None,
+    layout: LayoutOption = "auto",
+    bounds: BoundsOption = (0.0, 1.0),
+    limit: LimitOption = None,
+    resize: ResizeOption = False,
+    convert: ConvertOption = False,
+    skip_bad: SkipBadOption = False,
+    data_root: DataRootOption = None,
+    download: DownloadOption = False,
     objective: Annotated[
         Objective, typer.Option(help="What is sought.", rich_help_panel=SEARCH)
     ] = "mcn",
@@ -140,16 +107,9 @@ def defend(
     precision: Annotated[
         Precision, typer.Option(help="Arithmetic of the search.", rich_help_panel=SEARCH)
     ] = "float32",
-    backend: Annotated[
-        BackendName, typer.Option(help="Implementation.", rich_help_panel=SEARCH)
-    ] = "auto",
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:1; auto: CUDA if any.", rich_help_panel=SEARCH)
-    ] = "auto",
-    batch_size: Annotated[
-        int | None,
-        typer.Option(help="Candidates per pass; planned if not given.", rich_help_panel=SEARCH),
-    ] = None,
+    backend: BackendOption = "auto",
+    device: DeviceOption = "auto",
+    batch_size: BatchSizeOption = None,
     memory_budget: Annotated[
         str | None,
         typer.Option(
@@ -164,13 +124,7 @@ def defend(
     address: AddressOption = None,
     workers: WorkersOption = 1,
     gpus_per_worker: GpusOption = 0.0,
-    resume: Annotated[
-        Resume,
-        typer.Option(
-            help="always: rows must be there to go on with; never: none may.",
-            rich_help_panel=PANEL,
-        ),
-    ] = "automatic",
+    resume: ResumeOption = "automatic",
     threshold: Annotated[
         float | None,
         typer.Option(help="Reject answers of less confidence.", rich_help_panel=ANSWER),
@@ -190,25 +144,10 @@ def defend(
         float,
         typer.Option(help="Share of right answers that stay accepted.", rich_help_panel=ANSWER),
     ] = 0.99,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            help="File for the rows: .jsonl, .csv or .parquet. JSON lines on standard output if"
-            " not given.",
-            rich_help_panel=RESULT,
-        ),
-    ] = None,
-    points: Annotated[
-        Path | None,
-        typer.Option(help=".npy file for the points found.", rich_help_panel=RESULT),
-    ] = None,
-    json_summary: Annotated[
-        bool,
-        typer.Option("--json", help="Summary as JSON on standard output.", rich_help_panel=RESULT),
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", help="No progress, no summary.", rich_help_panel=RESULT)
-    ] = False,
+    output: OutputOption = None,
+    points: PointsOption = None,
+    json_summary: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Predict, or reject, at the most confident point around each image.
 
@@ -224,18 +163,11 @@ def defend(
     """
     if threshold is not None and calibrate is not None:
         raise WrongUsage("--threshold and --calibrate exclude each other")
-    if json_summary and output is None:
-        raise WrongUsage("--json needs --output: standard output carries the rows")
     if objective == "hcnn" and distance_weight is None:
         raise WrongUsage("--objective hcnn needs --distance-weight")
     if objective == "ncn" and confidence is None:
         raise WrongUsage("--objective ncn needs --confidence")
-    if engine == "ray" and output is None:
-        raise WrongUsage("--engine ray needs --output: the workers' rows are stored beside it")
-    if engine == "ray" and points is not None:
-        raise WrongUsage("--points is for --engine local")
-    if engine == "local" and resume != "automatic":
-        raise WrongUsage("--resume needs --engine ray")
+    check_results(engine, output=output, points=points, json_summary=json_summary, resume=resume)
     cluster = chosen_cluster(engine, address, workers, threads, gpus_per_worker, device)
     config = SearchConfig(
         objective=objective,

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from hcnn_fast.atomic_files import write_atomically
-from hcnn_fast.jobs.rows import COLUMNS
 
 ROWS = "rows"
 
@@ -40,11 +39,13 @@ class RowParts:
         folder: the run's folder; the files are in its subfolder `rows`.
         images: N.
         chunk: images of a chunk; the last may have fewer.
+        columns: names and types of the rows' values.
     """
 
     folder: Path
     images: int
     chunk: int
+    columns: Mapping[str, type]
 
     def path(self, first: int) -> Path:
         """The file of the chunk that begins at image `first`."""
@@ -70,7 +71,7 @@ class RowParts:
         Raises:
             OSError: the folder cannot be written to or is full.
         """
-        schema = parquet_schema(COLUMNS)
+        schema = parquet_schema(self.columns)
         import pyarrow
         import pyarrow.parquet
 

@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from hcnn_fast.defense import Defense
-from hcnn_fast.engine.inputs import as_logits
+from hcnn_fast.engine.inputs import Classifier, as_logits
 from hcnn_fast.failures import WrongUsage
 from hcnn_fast.jobs.readers import Chunk
-from hcnn_fast.jobs.rows import rows_of
 
 # Images in memory, and between two writes. A chunk begins at a multiple of it, in every engine: a
 # model's arithmetic may round otherwise in a batch of other images or of another size.
 CHUNK = 64
 
 
-class ChunkWork:
-    """The rows of a chunk, from a defence.
-
-    Args:
-        defense: the search, with its model on `device`.
-        device: where the images go.
-        class_names: names of the classes, or None.
-        model_name: what messages call the model.
-    """
-
-    def __init__(
-        self,
-        defense: Defense,
-        device: torch.device,
-        class_names: Sequence[str] | None,
-        model_name: str,
-    ) -> None:
-        self._defense, self._device = defense, device
-        self._class_names, self._model_name = class_names, model_name
-        self._fits = False
+class RowWork(Protocol):
+    """What makes rows, ready to run on its device."""
 
     def rows(self, first: int, chunk: Chunk) -> tuple[list[dict[str, Any]], Tensor]:
         """One row for every image of a chunk that begins at index `first`, and their points.
@@ -49,33 +29,87 @@ class ChunkWork:
 
         Raises:
             WrongUsage: the model cannot read the first images that it gets.
-            Exception: as `hcnn_fast.search`.
         """
-        # Always into new memory, which torch aligns: where vectors begin may change the rounding.
-        images = chunk.images.to(self._device, copy=True)  # [m, *image]
-        base = self._base_logits(images)  # [m, C]
-        prediction = self._defense.predict(images)
-        found = prediction.search.point  # [m, *image]
-        points = found.new_full((len(chunk.names), *found.shape[1:]), torch.nan)  # [n, *image]
-        points[[error is None for error in chunk.errors]] = found
-        return rows_of(first, chunk, prediction, base, self._class_names), points
 
-    def _base_logits(self, images: Tensor) -> Tensor:
-        """The model's answers; its failure on the first images means that they do not fit it."""
+
+class RowTask(Protocol):
+    """Everything that rows of images are made by, apart from where; can be pickled."""
+
+    @property
+    def kind(self) -> str:
+        """What it is called in the fingerprint of a run."""
+
+    @property
+    def columns(self) -> Mapping[str, type]:
+        """Names and types of the values of a row."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The classifier."""
+
+    @property
+    def model_name(self) -> str:
+        """What messages call it."""
+
+    def settings(self, device: str) -> dict[str, Any]:
+        """What decides the rows besides the model and the images, as plain values."""
+
+    def work(self, device: torch.device) -> RowWork:
+        """Get ready to make rows there."""
+
+
+class BaseModel:
+    """The base model's answers, and a sentence where images do not fit it.
+
+    Args:
+        model: classifier, in eval mode.
+        name: what messages call it.
+    """
+
+    def __init__(self, model: Classifier, name: str) -> None:
+        self.model, self.name = model, name
+        self._fits = False
+
+    def logits(self, images: Tensor) -> Tensor:  # [m, *image] -> [m, C]
+        """The model's logits; its failure on the first images means that they do not fit it.
+
+        Raises:
+            WrongUsage: the model cannot read the first images that it gets.
+        """
         if not len(images):
             return images.new_zeros(0, 1)
         try:
-            with torch.inference_mode():
-                logits = as_logits(self._defense.model(images), len(images))
+            with torch.no_grad():
+                logits = as_logits(self.model(images), len(images))
         except RuntimeError as error:
             if self._fits or "out of memory" in str(error):
                 raise
             raise WrongUsage(
-                f"model {self._model_name} cannot read images of shape"
-                f" {list(images.shape[1:])}: {error}"
+                f"model {self.name} cannot read images of shape {list(images.shape[1:])}: {error}"
             ) from error
         self._fits = True
         return logits
+
+
+def placed(
+    images: Tensor,  # [m, *image] float32
+    device: torch.device,
+) -> Tensor:  # [m, *image]
+    """A chunk's images on a device.
+
+    Always in new memory, which torch aligns: where vectors begin may change the rounding.
+    """
+    return images.to(device, copy=True)
+
+
+def beside_rows(
+    found: Tensor,  # [m, *image]
+    chunk: Chunk,
+) -> Tensor:  # [n, *image]
+    """The readable images' points beside the rows of the chunk, NaN where there is none."""
+    points = found.new_full((len(chunk.names), *found.shape[1:]), torch.nan)  # [n, *image]
+    points[[error is None for error in chunk.errors]] = found
+    return points
 
 
 @contextmanager

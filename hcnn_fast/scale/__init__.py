@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hcnn_fast.scale.defend import DefendedRows, defend
+from hcnn_fast.scale.defend import defend
 from hcnn_fast.scale.engine import Cluster
+from hcnn_fast.scale.stored_rows import StoredRows
 
-__all__ = ["Cluster", "DefendedRows", "defend"]
+__all__ = ["Cluster", "StoredRows", "defend"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,45 +14,18 @@ from torch import Tensor, nn
 from hcnn_fast import models
 from hcnn_fast.config import SearchConfig
 from hcnn_fast.data import ImageDataset
-from hcnn_fast.defense import Defense
 from hcnn_fast.engine.inputs import check_images
-from hcnn_fast.failures import FailedRun
+from hcnn_fast.jobs.defend_work import DefendTask
 from hcnn_fast.jobs.inputs import ImageSource, InputOptions, open_input
 from hcnn_fast.jobs.parts import RowParts
 from hcnn_fast.jobs.readers import DatasetReader, TensorReader, scaled
 from hcnn_fast.jobs.work import CHUNK
-from hcnn_fast.run_folder import Resume, open_run
-from hcnn_fast.scale.defend_job import DefendJob
-from hcnn_fast.scale.engine import Cluster, import_ray, run_parts
-from hcnn_fast.scale.fingerprint import fingerprint
+from hcnn_fast.run_folder import Resume
+from hcnn_fast.scale.engine import Cluster, import_ray
+from hcnn_fast.scale.row_job import RowJob
+from hcnn_fast.scale.stored_rows import StoredRows, run_job
 
 Images = str | Path | ImageDataset | Tensor | numpy.ndarray[Any, Any]
-
-
-@dataclass(frozen=True)
-class DefendedRows:
-    """The rows of a finished job, one per image, in the order of the images.
-
-    Attributes:
-        parts: the files of the chunks.
-        fingerprint: what decided the rows, as in the folder's `run.json`.
-    """
-
-    parts: RowParts
-    fingerprint: dict[str, Any]
-
-    @property
-    def count(self) -> int:
-        """Number of rows."""
-        return self.parts.images
-
-    def chunks(self) -> Iterator[list[dict[str, Any]]]:
-        """The rows, a chunk at a time."""
-        return iter(self.parts)
-
-    def to_list(self) -> list[dict[str, Any]]:
-        """All rows."""
-        return [row for rows in self.chunks() for row in rows]
 
 
 def defend(
@@ -67,7 +40,7 @@ def defend(
     class_names: tuple[str, ...] | None = None,
     resume: Resume = "automatic",
     advance: Callable[[int], object] | None = None,
-) -> DefendedRows:
+) -> StoredRows:
     """Predict, or reject, at the most confident point around each image, on workers of Ray.
 
     The unit of work is a chunk of `jobs.work.CHUNK` consecutive images, the same as in
@@ -105,14 +78,17 @@ def defend(
         name, classifier = type(model).__name__, model
     options = replace(reading or InputOptions(), bounds=config.bounds, skip_bad=True)
     source = source_of(dataset, config, options)
-    job = DefendJob(
+    task = DefendTask(
         model=classifier,
         model_name=name,
         class_names=class_names or source.class_names,
-        reader=source.reader,
-        parts=RowParts(Path(output).absolute(), source.count, CHUNK),
         config=config,
         threshold=threshold,
+    )
+    job = RowJob(
+        task=task,
+        reader=source.reader,
+        parts=RowParts(Path(output).absolute(), source.count, CHUNK, task.columns),
         device=place.device,
         threads=place.threads,
     )
@@ -141,29 +117,3 @@ def source_of(dataset: object, config: SearchConfig, options: InputOptions) -> I
         images = scaled(images, config.bounds)
     checked = check_images(images, config).cpu()  # [N, *image]
     return ImageSource(len(checked), tuple(checked.shape[1:]), None, TensorReader(checked, "array"))
-
-
-def run_job(
-    job: DefendJob,
-    cluster: Cluster,
-    *,
-    resume: Resume = "automatic",
-    advance: Callable[[int], object] | None = None,
-) -> DefendedRows:
-    """Make what is missing of a job's rows; see `defend`."""
-    Defense(job.model, job.config, job.threshold)  # refuses what cannot be, before any work
-    known = fingerprint(job)
-    tell = advance or (lambda _: None)
-    with open_run(job.parts.folder, known, resume):
-        missing = job.parts.missing()
-        tell(job.parts.images - sum(map(job.parts.size, missing)))
-        try:
-            run_parts(cluster, job, missing, tell)
-        except OSError as error:
-            left = sum(map(job.parts.size, job.parts.missing()))
-            raise FailedRun(
-                f"{error.filename or job.parts.folder}: {error.strerror or error};"
-                f" {job.parts.images - left} of {job.parts.images} rows are in"
-                f" {job.parts.folder}, and the same command goes on"
-            ) from error
-    return DefendedRows(job.parts, known)

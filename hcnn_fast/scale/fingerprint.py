@@ -7,29 +7,27 @@ from typing import Any
 
 import torch
 
-from hcnn_fast import backends
 from hcnn_fast._version import __version__
 from hcnn_fast.models.identity import weights_hash
-from hcnn_fast.scale.defend_job import DefendJob
+from hcnn_fast.scale.row_job import RowJob
 
 
-def fingerprint(job: DefendJob) -> dict[str, Any]:
-    """A job's weights, configuration, data, versions, and what else its rounding depends on.
+def fingerprint(job: RowJob) -> dict[str, Any]:
+    """A job's weights, settings, data, versions, and what else its rounding depends on.
 
     The number of workers and Ray's blocks are left out: rows do not depend on them.
     """
+    task = job.task
     return {
         "package": __version__,
         "torch": torch.__version__,
+        "job": task.kind,
         "model": {
-            "name": job.model_name,
-            "structure": hashlib.blake2b(repr(job.model).encode(), digest_size=16).hexdigest(),
-            "weights": weights_hash(job.model),
-            "class_names": list(job.class_names or ()),
+            "name": task.model_name,
+            "structure": hashlib.blake2b(repr(task.model).encode(), digest_size=16).hexdigest(),
+            "weights": weights_hash(task.model),
         },
-        "config": job.config.to_dict(),
-        "backend": backends.resolve(job.config.backend, job.device),
-        "threshold": job.threshold,
+        **task.settings(job.device),
         "device": job.device,
         "threads": job.threads,
         "images": job.parts.images,

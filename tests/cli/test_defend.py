@@ -19,7 +19,7 @@ from PIL import Image
 
 import hcnn_fast as hf
 from hcnn_fast import data, models
-from hcnn_fast.cli import defend_run
+from hcnn_fast.cli import row_run
 from hcnn_fast.jobs.rows import COLUMNS
 
 Run = Callable[..., Any]  # the fixture of conftest.py
@@ -95,7 +95,7 @@ def test_chunks_change_nothing(
     run: Run, images: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = rows_in(run("defend", images, *TINY, "--quiet").out)
-    monkeypatch.setattr(defend_run, "CHUNK", chunk)
+    monkeypatch.setattr(row_run, "CHUNK", chunk)
     pieces = rows_in(run("defend", images, *TINY, "--quiet").out)
     for first, second in zip(whole, pieces, strict=True):
         assert first | {"value": 0, "confidence": 0, "base_confidence": 0} == second | {
@@ -329,7 +329,7 @@ def test_failure_on_the_way_keeps_a_valid_partial_file(
     values = numpy.full((7, 1, 6, 5), 0.5, dtype=numpy.float32)
     values[5] = 2.0
     numpy.save("array.npy", values)
-    monkeypatch.setattr(defend_run, "CHUNK", 2)
+    monkeypatch.setattr(row_run, "CHUNK", 2)
     code, _, err = run("defend", "array.npy", *TINY, "--output", f"rows{suffix}")
     assert code == 2
     assert err.endswith(f"; 4 of 7 rows are in rows.partial{suffix}\n")
@@ -368,7 +368,7 @@ def _interrupt_third_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
         return predict(defense, x)
 
     monkeypatch.setattr(hf.Defense, "predict", interrupted)
-    monkeypatch.setattr(defend_run, "CHUNK", 2)
+    monkeypatch.setattr(row_run, "CHUNK", 2)
 
 
 def _check_partial(folder: Path, suffix: str, count: int) -> None:

@@ -19,13 +19,15 @@ import hcnn_fast as hf
 from hcnn_fast import scale
 from hcnn_fast.cli.main import main
 from hcnn_fast.failures import FailedRun
+from hcnn_fast.jobs.defend_work import DefendTask
 from hcnn_fast.jobs.inputs import InputOptions
 from hcnn_fast.jobs.parts import RowParts
 from hcnn_fast.jobs.readers import TensorReader
+from hcnn_fast.jobs.rows import COLUMNS
 from hcnn_fast.run_folder import open_run
-from hcnn_fast.scale.defend_job import DefendJob
 from hcnn_fast.scale.fingerprint import fingerprint
 from hcnn_fast.scale.packing import Packed
+from hcnn_fast.scale.row_job import RowJob
 from hcnn_fast.scale.worker import PartWorker
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -41,20 +43,23 @@ def same_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def job_in(folder: Path, **changes: Any) -> DefendJob:
+def job_in(folder: Path, **changes: Any) -> RowJob:
     images = torch.rand(IMAGES, 1, 6, 5, generator=torch.Generator().manual_seed(0))
     fields: dict[str, Any] = {
         "model": Linear().eval(),
         "model_name": "linear",
         "class_names": ("a", "b", "c"),
-        "reader": TensorReader(images, "array"),
-        "parts": RowParts(folder, IMAGES, CHUNK),
         "config": CONFIG,
         "threshold": None,
+    }
+    place: dict[str, Any] = {
+        "reader": TensorReader(images, "array"),
+        "parts": RowParts(folder, IMAGES, CHUNK, COLUMNS),
         "device": "cpu",
         "threads": 1,
     }
-    return DefendJob(**fields | changes)
+    task = DefendTask(**fields | {k: v for k, v in changes.items() if k in fields})
+    return RowJob(task, **place | {k: v for k, v in changes.items() if k in place})
 
 
 def rows_after(folder: Path, blocks: list[list[int]]) -> list[dict[str, Any]]:

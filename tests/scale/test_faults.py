@@ -22,8 +22,9 @@ import hcnn_fast as hf
 from hcnn_fast import scale
 from hcnn_fast.cli.main import main
 from hcnn_fast.failures import FailedRun
+from hcnn_fast.jobs.defend_work import DefendWork
 from hcnn_fast.jobs.inputs import InputOptions
-from hcnn_fast.jobs.work import CHUNK, ChunkWork
+from hcnn_fast.jobs.work import CHUNK
 from hcnn_fast.scale.defend import source_of
 
 pytestmark = ON_RAY
@@ -51,7 +52,7 @@ def images() -> torch.Tensor:
 @pytest.fixture(scope="module")
 def expected(images: torch.Tensor) -> list[dict[str, Any]]:
     """The rows of one process."""
-    work = ChunkWork(hf.Defense(Linear().eval(), CONFIG), torch.device("cpu"), None, "linear")
+    work = DefendWork(hf.Defense(Linear().eval(), CONFIG), torch.device("cpu"), None, "linear")
     source = source_of(images, CONFIG, InputOptions())
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -61,7 +62,7 @@ def expected(images: torch.Tensor) -> list[dict[str, Any]]:
     return rows
 
 
-def defend(images: torch.Tensor, model: Linear, folder: Path, **cluster: Any) -> scale.DefendedRows:
+def defend(images: torch.Tensor, model: Linear, folder: Path, **cluster: Any) -> scale.StoredRows:
     return scale.defend(images, model, CONFIG, output=folder, cluster=scale.Cluster(**cluster))
 
 
