@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from hcnn_fast._version import __version__
+from hcnn_fast.cli.attack import attack
 from hcnn_fast.cli.bench import bench
 from hcnn_fast.cli.defend import defend
 from hcnn_fast.cli.demo import demo
@@ -50,6 +51,7 @@ def options(
 
 application.command()(demo)
 application.command()(defend)
+application.command()(attack)
 application.command()(evaluate)
 application.command()(train)
 application.command()(bench)

@@ -60,27 +60,21 @@ class DefendReport:
         """Everything as plain values."""
         request = self.request
         return {
-            "input": request.source,
-            "model": request.model,
-            "output": None if request.output is None else str(request.output),
-            "points": None if request.points is None else str(request.points),
+            **request.files(),
             **self.tally.to_dict(),
             "threshold": self.threshold,
             "calibration_images": self.calibration_images,
-            "seconds": self.seconds,
-            "images_per_second": self.tally.rows / self.seconds,
-            "device": str(request.device),
+            **request.speed(self.tally.rows, self.seconds),
             "backend": backends.resolve(request.config.backend, request.device.type),
             "config": request.config.to_dict(),
         }
 
     def sentence(self) -> str:
         """One line for people."""
-        rate = self.tally.rows / self.seconds
-        text = f"{self.tally.sentence()}; {self.seconds:.1f} s, {rate:.1f} images/s"
+        text = self.tally.sentence()
         if self.threshold is not None:
             text += f"; threshold {self.threshold:.4g}"
-        return text if self.request.output is None else f"{text}; written to {self.request.output}"
+        return self.request.ended(text, self.tally.rows, self.seconds)
 
 
 def run_defend(request: DefendRequest) -> DefendReport:

@@ -59,6 +59,28 @@ class RowRequest:
         assert self.output is not None
         return self.output.with_suffix(".parts")
 
+    def files(self) -> dict[str, Any]:
+        """What went in and out, as plain values."""
+        return {
+            "input": self.source,
+            "model": self.model,
+            "output": None if self.output is None else str(self.output),
+            "points": None if self.points is None else str(self.points),
+        }
+
+    def speed(self, rows: int, seconds: float) -> dict[str, Any]:
+        """How long it took, and where, as plain values."""
+        return {
+            "seconds": seconds,
+            "images_per_second": rows / seconds,
+            "device": str(self.device),
+        }
+
+    def ended(self, text: str, rows: int, seconds: float) -> str:
+        """What a run of so many rows came to, in one line for people."""
+        text = f"{text}; {seconds:.1f} s, {rows / seconds:.1f} images/s"
+        return text if self.output is None else f"{text}; written to {self.output}"
+
 
 class RowTally(Protocol):
     """Running counts over rows."""
