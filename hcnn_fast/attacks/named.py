@@ -39,7 +39,7 @@ class Method:
         return name in inspect.signature(self.attack).parameters
 
     def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Its arguments out of SETTINGS: those given that it takes, the rest by its own defaults."""
+        """Its arguments out of SETTINGS: those given that it takes, and its own defaults."""
         parameters = inspect.signature(self.attack).parameters
         own = {name: parameters[name].default for name in SETTINGS if name in parameters}
         return own | {name: value for name, value in given.items() if self.takes(name, value)}

@@ -42,7 +42,7 @@ def test_version_is_printed(run: Run) -> None:
     assert run("--version") == (0, f"hcnn-fast {__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["", "demo", "defend", "train", "info"])
+@pytest.mark.parametrize("command", ["", "demo", "defend", "attack", "train", "info"])
 def test_help_is_printed(run: Run, command: str) -> None:
     code, out, err = run(*command.split(), "--help")
     assert (code, err) == (0, "")
