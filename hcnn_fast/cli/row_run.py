@@ -29,7 +29,6 @@ from hcnn_fast.cli.point_files import PointFile
 from hcnn_fast.cli.progress import progress_bar
 from hcnn_fast.cli.row_files import RowFile
 from hcnn_fast.jobs.inputs import ImageSource, InputOptions, open_input
-from hcnn_fast.jobs.parts import RowParts
 from hcnn_fast.jobs.work import CHUNK, RowTask, torch_threads
 from hcnn_fast.run_folder import Resume
 from hcnn_fast.scale import Cluster
@@ -152,13 +151,7 @@ class RowRun:
         """The same rows from workers of Ray, joined in the order of the images."""
         request, source = self.request, self.source
         task.model.cpu()
-        job = RowJob(
-            task=task,
-            reader=source.reader,
-            parts=RowParts(request.parts_folder.absolute(), source.count, CHUNK, task.columns),
-            device=cluster.device,
-            threads=cluster.threads,
-        )
+        job = RowJob.over(task, source, request.parts_folder, cluster)
         with progress_bar(what, source.count, quiet=request.quiet) as advance:
             done = run_job(job, cluster, resume=request.resume, advance=advance)
         for written in done.chunks():

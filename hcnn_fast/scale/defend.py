@@ -5,27 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from hcnn_fast import models
 from hcnn_fast.config import SearchConfig
-from hcnn_fast.data import ImageDataset
-from hcnn_fast.engine.inputs import check_images
 from hcnn_fast.jobs.defend_work import DefendTask
-from hcnn_fast.jobs.inputs import ImageSource, InputOptions, open_input
-from hcnn_fast.jobs.parts import RowParts
-from hcnn_fast.jobs.readers import DatasetReader, TensorReader, scaled
-from hcnn_fast.jobs.work import CHUNK
+from hcnn_fast.jobs.inputs import InputOptions
 from hcnn_fast.run_folder import Resume
+from hcnn_fast.scale.arguments import Images, classifier_of, source_of
 from hcnn_fast.scale.engine import Cluster, import_ray
 from hcnn_fast.scale.row_job import RowJob
 from hcnn_fast.scale.stored_rows import StoredRows, run_job
-
-Images = str | Path | ImageDataset | Tensor | numpy.ndarray[Any, Any]
 
 
 def defend(
@@ -72,10 +62,7 @@ def defend(
     """
     import_ray()
     place = cluster or Cluster()
-    if isinstance(model, str):
-        name, classifier = model, models.load(model)
-    else:
-        name, classifier = type(model).__name__, model
+    classifier, name = classifier_of(model)
     options = replace(reading or InputOptions(), bounds=config.bounds, skip_bad=True)
     source = source_of(dataset, config, options)
     task = DefendTask(
@@ -85,35 +72,5 @@ def defend(
         config=config,
         threshold=threshold,
     )
-    job = RowJob(
-        task=task,
-        reader=source.reader,
-        parts=RowParts(Path(output).absolute(), source.count, CHUNK, task.columns),
-        device=place.device,
-        threads=place.threads,
-    )
+    job = RowJob.over(task, source, output, place)
     return run_job(job, place, resume=resume, advance=advance)
-
-
-def source_of(dataset: object, config: SearchConfig, options: InputOptions) -> ImageSource:
-    """What a data set given as text, path, array, tensor or `ImageDataset` holds.
-
-    Raises:
-        TypeError, ValueError: it is none of these, or not usable.
-    """
-    if isinstance(dataset, (str, Path)):
-        return open_input(str(dataset), options)
-    if isinstance(dataset, ImageDataset):
-        shape = tuple(dataset.images.shape[1:])
-        reader = DatasetReader(dataset, config.bounds)
-        return ImageSource(len(dataset), shape, dataset.class_names, reader, dataset=dataset)
-    images = torch.from_numpy(dataset) if isinstance(dataset, numpy.ndarray) else dataset
-    if not isinstance(images, Tensor):
-        raise TypeError(
-            f"dataset is a {type(dataset).__name__}, expected a path, NAME:SPLIT, an ImageDataset,"
-            " an array or a tensor"
-        )
-    if images.dtype == torch.uint8:
-        images = scaled(images, config.bounds)
-    checked = check_images(images, config).cpu()  # [N, *image]
-    return ImageSource(len(checked), tuple(checked.shape[1:]), None, TensorReader(checked, "array"))

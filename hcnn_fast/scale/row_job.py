@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from hcnn_fast.jobs.inputs import ImageSource
 from hcnn_fast.jobs.parts import RowParts
 from hcnn_fast.jobs.readers import ChunkReader
-from hcnn_fast.jobs.work import RowTask
+from hcnn_fast.jobs.work import CHUNK, RowTask
+from hcnn_fast.scale.engine import Cluster
 from hcnn_fast.scale.worker import Store
 
 
@@ -29,6 +32,17 @@ class RowJob:
     parts: RowParts
     device: str
     threads: int
+
+    @staticmethod
+    def over(task: RowTask, source: ImageSource, folder: str | Path, cluster: Cluster) -> RowJob:
+        """The task over all images of a source, its rows in a folder that all workers see."""
+        return RowJob(
+            task=task,
+            reader=source.reader,
+            parts=RowParts(Path(folder).absolute(), source.count, CHUNK, task.columns),
+            device=cluster.device,
+            threads=cluster.threads,
+        )
 
     def prepared(self) -> Store:
         """See `worker.Job`."""

@@ -25,7 +25,7 @@ from hcnn_fast.failures import FailedRun
 from hcnn_fast.jobs.defend_work import DefendWork
 from hcnn_fast.jobs.inputs import InputOptions
 from hcnn_fast.jobs.work import CHUNK
-from hcnn_fast.scale.defend import source_of
+from hcnn_fast.scale.arguments import source_of
 
 pytestmark = ON_RAY
 IMAGES = 5 * CHUNK + 10
