@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Annotated
 
 import typer
 
 from hcnn_fast.attacks.named import METHODS
 from hcnn_fast.cli.attack_run import AttackRequest, run_attack
-from hcnn_fast.cli.classifiers import check_backend, choose_device
 from hcnn_fast.cli.engine_options import (
     AddressOption,
     EngineOption,
@@ -18,6 +15,7 @@ from hcnn_fast.cli.engine_options import (
     ThreadsOption,
     WorkersOption,
     chosen_cluster,
+    chosen_device,
 )
 from hcnn_fast.cli.input_options import (
     BackendOption,
@@ -42,6 +40,7 @@ from hcnn_fast.cli.input_options import (
     SourceArgument,
     check_results,
 )
+from hcnn_fast.cli.row_run import print_report
 from hcnn_fast.jobs.attack_plan import AttackPlan
 from hcnn_fast.jobs.inputs import InputOptions
 
@@ -150,8 +149,7 @@ def attack(
         backend=backend,
         batch_size=batch_size,
     )
-    where = choose_device("cpu" if cluster is not None and not gpus_per_worker else device)
-    check_backend(backend, where)
+    where = chosen_device(cluster, device, backend)
     request = AttackRequest(
         source=source,
         model=model,
@@ -176,8 +174,4 @@ def attack(
         resume=resume,
         plan=plan,
     )
-    report = run_attack(request)
-    if json_summary:
-        print(json.dumps(report.to_dict(), indent=2, allow_nan=False))
-    if not quiet:
-        print(report.sentence(), file=sys.stderr)
+    print_report(run_attack(request), json_summary=json_summary, quiet=quiet)

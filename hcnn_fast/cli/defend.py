@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Annotated
 
 import typer
 
-from hcnn_fast.cli.classifiers import check_backend, choose_device
 from hcnn_fast.cli.defend_run import Calibration, DefendRequest, run_defend
 from hcnn_fast.cli.engine_options import (
     AddressOption,
@@ -17,6 +14,7 @@ from hcnn_fast.cli.engine_options import (
     ThreadsOption,
     WorkersOption,
     chosen_cluster,
+    chosen_device,
 )
 from hcnn_fast.cli.failures import WrongUsage
 from hcnn_fast.cli.input_options import (
@@ -43,6 +41,7 @@ from hcnn_fast.cli.input_options import (
     SourceArgument,
     check_results,
 )
+from hcnn_fast.cli.row_run import print_report
 from hcnn_fast.cli.sizes import parse_size
 from hcnn_fast.config import Norm, Objective, Precision, Schedule, SearchConfig
 from hcnn_fast.jobs.inputs import InputOptions
@@ -190,8 +189,7 @@ def defend(
         batch_size=batch_size,
         memory_budget=None if memory_budget is None else parse_size(memory_budget),
     )
-    where = choose_device("cpu" if cluster is not None and not gpus_per_worker else device)
-    check_backend(backend, where)
+    where = chosen_device(cluster, device, backend)
     request = DefendRequest(
         source=source,
         model=model,
@@ -218,8 +216,4 @@ def defend(
         cluster=cluster,
         resume=resume,
     )
-    report = run_defend(request)
-    if json_summary:
-        print(json.dumps(report.to_dict(), indent=2, allow_nan=False))
-    if not quiet:
-        print(report.sentence(), file=sys.stderr)
+    print_report(run_defend(request), json_summary=json_summary, quiet=quiet)

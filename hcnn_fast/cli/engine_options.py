@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import torch
 import typer
 
+from hcnn_fast.cli.classifiers import check_backend, choose_device
 from hcnn_fast.cli.failures import WrongUsage
 from hcnn_fast.scale import Cluster
 from hcnn_fast.scale.engine import import_ray
@@ -72,3 +74,15 @@ def chosen_cluster(
         threads=1 if threads is None else threads,
         gpus_per_worker=gpus_per_worker,
     )
+
+
+def chosen_device(cluster: Cluster | None, device: str, backend: str) -> torch.device:
+    """Where this process works, and whether the backend can: on the CPU for workers without GPUs.
+
+    Raises:
+        WrongUsage: no such device here, or the backend cannot run on it.
+    """
+    on_processors = cluster is not None and not cluster.gpus_per_worker
+    where = choose_device("cpu" if on_processors else device)
+    check_backend(backend, where)
+    return where

@@ -5,6 +5,7 @@ What `hcnn-fast defend` and `hcnn-fast attack` have in common.
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -79,6 +80,24 @@ class RowRequest:
         """What a run of so many rows came to, in one line for people."""
         text = f"{text}; {seconds:.1f} s, {rows / seconds:.1f} images/s"
         return text if self.output is None else f"{text}; written to {self.output}"
+
+
+class RowReport(Protocol):
+    """What came of a run."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values."""
+
+    def sentence(self) -> str:
+        """One line for people."""
+
+
+def print_report(report: RowReport, *, json_summary: bool, quiet: bool) -> None:
+    """The summary: as JSON on standard output, for people on stderr."""
+    if json_summary:
+        print(json.dumps(report.to_dict(), indent=2, allow_nan=False))
+    if not quiet:
+        print(report.sentence(), file=sys.stderr)
 
 
 class RowTally(Protocol):

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from hcnn_fast.evaluation import Proportion
+from hcnn_fast.jobs.chunk_rows import rows_of_chunk
 from hcnn_fast.jobs.readers import Chunk
 
 NOT_ATTACKED = "none"  # in place of an attack: the model is wrong about the image itself
@@ -78,47 +79,22 @@ def attack_rows_of(first: int, chunk: Chunk, outcome: AttackOutcome) -> list[dic
         chunk: names, errors and true labels of n images, m of them readable.
         outcome: of the m readable images.
     """
-    figures = zip(
-        outcome.attacked_label.tolist(),
-        outcome.base_label.tolist(),
-        outcome.base_confidence.tolist(),
-        outcome.label.tolist(),
-        outcome.confidence.tolist(),
-        outcome.value.tolist(),
-        outcome.distance.tolist(),
-        outcome.method,
-        outcome.attempt.tolist(),
-        outcome.found_by,
-        outcome.gradient_steps,
-        outcome.queries,
-        strict=True,
-    )
-    rows = []
-    for offset, (name, error) in enumerate(zip(chunk.names, chunk.errors, strict=True)):
-        row: dict[str, Any] = dict.fromkeys(ATTACK_COLUMNS)
-        row |= {"index": first + offset, "name": name, "true_label": chunk.targets[offset]}
-        if error is not None:
-            rows.append(row | {"error": error})
-            continue
-        attacked, base, base_confidence, label, confidence, value, distance, *rest = next(figures)
-        method, attempt, found_by, gradient_steps, queries = rest
-        row |= {
-            "attacked_label": attacked,
-            "base_label": base,
-            "base_confidence": base_confidence,
-            "success": label != attacked,
-            "label": label,
-            "confidence": confidence,
-            "value": value if math.isfinite(value) else None,  # JSON has no infinity
-            "distance": distance,
-            "method": method,
-            "attempt": None if method == NOT_ATTACKED else attempt,
-            "found_by": ",".join(found_by),
-            "gradient_steps": gradient_steps,
-            "queries": queries,
-        }
-        rows.append(row)
-    return rows
+    columns = {
+        name: column.tolist() if isinstance(column, Tensor) else column
+        for name, column in vars(outcome).items()
+        if name != "point"
+    }
+    found = []
+    for figures in zip(*columns.values(), strict=True):
+        row: dict[str, Any] = dict(zip(columns, figures, strict=True))
+        row["success"] = row["label"] != row["attacked_label"]
+        row["found_by"] = ",".join(row["found_by"])
+        if not math.isfinite(row["value"]):  # JSON has no infinity
+            row["value"] = None
+        if row["method"] == NOT_ATTACKED:
+            row["attempt"] = None
+        found.append(row)
+    return rows_of_chunk(first, chunk, ATTACK_COLUMNS, found)
 
 
 @dataclass

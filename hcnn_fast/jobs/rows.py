@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hcnn_fast.defense import Prediction
 from hcnn_fast.evaluation import Proportion
+from hcnn_fast.jobs.chunk_rows import rows_of_chunk
 from hcnn_fast.jobs.readers import Chunk
 
 COLUMNS: dict[str, type] = {
@@ -45,6 +46,7 @@ def rows_of(
         base: the base model's logits for them.
         class_names: names of the classes, or None.
     """
+    class_names = class_names or ()
     base_confidence, base_label = base.softmax(1).max(1)
     search = prediction.search
     figures = zip(
@@ -57,18 +59,10 @@ def rows_of(
         search.label.tolist(),
         strict=True,
     )
-    rows = []
-    for offset, (name, error) in enumerate(zip(chunk.names, chunk.errors, strict=True)):
-        row: dict[str, Any] = dict.fromkeys(COLUMNS)
-        row |= {"index": first + offset, "name": name, "true_label": chunk.targets[offset]}
-        if error is not None:
-            rows.append(row | {"error": error})
-            continue
-        label, confidence, accepted, plain, plain_confidence, value, winner = next(figures)
-        named = class_names is not None and 0 <= label < len(class_names)
-        row |= {
+    found = (
+        {
             "label": label,
-            "class_name": class_names[label] if named and class_names is not None else None,
+            "class_name": class_names[label] if 0 <= label < len(class_names) else None,
             "confidence": confidence,
             "accepted": accepted,
             "base_label": plain,
@@ -76,8 +70,9 @@ def rows_of(
             "value": value if math.isfinite(value) else None,  # JSON has no infinity
             "winner": winner,
         }
-        rows.append(row)
-    return rows
+        for label, confidence, accepted, plain, plain_confidence, value, winner in figures
+    )
+    return rows_of_chunk(first, chunk, COLUMNS, found)
 
 
 @dataclass
