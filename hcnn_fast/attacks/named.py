@@ -1,36 +1,45 @@
-"""Attacks in the l_inf ball by name, with the settings that each of them takes."""
+"""Attacks in the l_inf ball by name, on models and on defences, with the settings they take."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, get_args
+
+from torch import Tensor
 
 from hcnn_fast.attacks.apgd import AutoObjective, apgd_targeted
 from hcnn_fast.attacks.confident import strengthened_pgd
+from hcnn_fast.attacks.danskin import danskin_pgd
+from hcnn_fast.attacks.defended import value_margin
+from hcnn_fast.attacks.long_range import long_range
 from hcnn_fast.attacks.pgd import Objective, pgd
 from hcnn_fast.attacks.pgd_conf import ConfObjective, pgd_conf
 from hcnn_fast.attacks.rays import rays
 from hcnn_fast.attacks.result import AttackResult
 from hcnn_fast.attacks.square import square
 from hcnn_fast.attacks.target import ObjectiveName
+from hcnn_fast.defense import Defense
 
-# What some attacks take and others do not; the rest all of them take.
+# What some attacks take and others do not, and may be left to them.
 SETTINGS = ("objective", "steps", "step_size", "momentum", "starts", "targets", "queries")
 
 
 @dataclass(frozen=True)
 class Method:
-    """An attack on a classifier in the l_inf ball.
+    """An attack on a classifier, or on a defence, in the l_inf ball.
 
     Attributes:
         attack: (model, x, y, *, radius, seed, bounds, backend, batch_size, ...) -> AttackResult.
         objectives: what it can raise, where that can be chosen by name.
+        own_place: whether bounds and backend are those of the defence, and no arguments.
     """
 
     attack: Callable[..., AttackResult]
     objectives: tuple[str, ...] = ()
+    own_place: bool = False
 
     def takes(self, name: str, value: object) -> bool:
         """Whether a setting, or an objective of that name, says something to it."""
@@ -55,5 +64,28 @@ METHODS: dict[str, Method] = {
         tuple(name for name in get_args(ConfObjective) if name != "distal"),
     ),
     "square": Method(square, get_args(ObjectiveName)),
+    "rays": Method(rays),
+}
+
+
+def _square_on_values(
+    defense: Defense,
+    x: Tensor,  # [N, *image]
+    y: Tensor,  # [N]
+    *,
+    queries: int = 5000,
+    starts: int = 1,
+    **common: Any,
+) -> AttackResult:
+    """`square`, raising the margin of the values that the defence's search attains."""
+    margin = value_margin(defense)
+    return square(defense, x, y, objective=margin, queries=queries, starts=starts, **common)
+
+
+# On a `Defense` as a whole: any error, for it has no threshold below which it would reject.
+DEFENCE_METHODS: dict[str, Method] = {
+    "danskin": Method(partial(danskin_pgd, goal="error"), own_place=True),
+    "long-range": Method(partial(long_range, goal="error"), own_place=True),
+    "square": Method(_square_on_values),
     "rays": Method(rays),
 }

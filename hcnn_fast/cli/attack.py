@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hcnn_fast.attacks.named import METHODS
+from hcnn_fast.attacks.named import DEFENCE_METHODS, METHODS
 from hcnn_fast.cli.attack_run import AttackRequest, run_attack
 from hcnn_fast.cli.engine_options import (
     AddressOption,
@@ -63,8 +63,9 @@ def attack(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"Which attack, out of {', '.join(METHODS)}; may be given several times. pgd if"
-            " not given.",
+            help=f"Which attack, out of {', '.join(METHODS)}; pgd if not given. With"
+            f" --search-radius out of {', '.join(DEFENCE_METHODS)}; danskin if not given. May be"
+            " given several times.",
             rich_help_panel=ATTACK,
         ),
     ] = None,
@@ -101,6 +102,16 @@ def attack(
         typer.Option(help="Questions of an attack without gradients.", rich_help_panel=ATTACK),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of random starts.", rich_help_panel=ATTACK)] = 0,
+    search_radius: Annotated[
+        float | None,
+        typer.Option(
+            help="Attack the defence by an MCN search of this radius, in the model's place.",
+            rich_help_panel=ATTACK,
+        ),
+    ] = None,
+    search_steps: Annotated[
+        int | None, typer.Option(help="Gradient steps of that search.", rich_help_panel=ATTACK)
+    ] = None,
     backend: BackendOption = "auto",
     device: DeviceOption = "auto",
     batch_size: BatchSizeOption = None,
@@ -121,8 +132,11 @@ def attack(
     known the model's own answer), base_label, base_confidence; success, whether the model is wrong
     at the point found, label, confidence and distance (l_inf) there; the method and attempt that
     found it and the value of its objective; found_by, all methods that found an error;
-    gradient_steps, queries; and error. Of the errors found the most confident is kept. An image
-    that the model gets wrong as it is is a success of method none.
+    gradient_steps and queries, its share of those of a chunk; and error. Of the errors found the
+    most confident is kept. An image that the model gets wrong as it is is a success of method none.
+
+    With --search-radius all of this is said of the defence, which answers at the most confident
+    point around each image, in place of the model.
 
     A setting that is not given is each attack's own, and goes to all that take it where it is; the
     summary says which. With --engine ray an image that cannot be read always becomes a row with
@@ -135,7 +149,7 @@ def attack(
     check_results(engine, output=output, points=points, json_summary=json_summary, resume=resume)
     cluster = chosen_cluster(engine, address, workers, threads, gpus_per_worker, device)
     plan = AttackPlan(
-        methods=tuple(method or ("pgd",)),
+        methods=tuple(method or ("pgd" if search_radius is None else "danskin",)),
         radius=radius,
         objective=objective,
         steps=steps,
@@ -148,6 +162,8 @@ def attack(
         bounds=bounds,
         backend=backend,
         batch_size=batch_size,
+        search_radius=search_radius,
+        search_steps=search_steps,
     )
     where = chosen_device(cluster, device, backend)
     request = AttackRequest(

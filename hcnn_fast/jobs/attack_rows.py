@@ -1,4 +1,4 @@
-"""Rows of `attack`: one per image, the same columns for every input and every choice of attacks."""
+"""Rows of `attack`: one per image, the same columns for every input and every choice."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ class AttackOutcome:
         attempt: [m] int64, which run of the attack it was.
         method: [m] name of the attack, or NOT_ATTACKED.
         found_by: [m] the attacks that found an error, in the order of the plan.
-        gradient_steps: [m] spent on each image by all attacks.
+        gradient_steps: [m] spent by all attacks, an even share of the chunk's for each that was
+            attacked.
         queries: [m] the same.
     """
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hcnn_fast import backends
 from hcnn_fast.attacks import AttackResult, worst_case
+from hcnn_fast.defense import Defense
 from hcnn_fast.engine.inputs import check_finite
 from hcnn_fast.failures import WrongUsage
 from hcnn_fast.jobs.attack_plan import AttackPlan
@@ -55,17 +56,20 @@ class AttackTask:
 
     def work(self, device: torch.device) -> AttackWork:
         """See `work.RowTask`."""
-        return AttackWork(self.model.eval().to(device), device, self.plan, self.model_name)
+        model, search = self.model.eval().to(device), self.plan.search_config()
+        target = model if search is None else Defense(model, search)
+        return AttackWork(target, device, self.plan, self.model_name)
 
 
 class AttackWork:
     """The rows of a chunk, from attacks on a model.
 
     Images that the model gets wrong as they are need no attack. What a point is worth the plain
-    model says, asked about the whole chunk, so that rows are true whatever an attack computed in.
+    model, or the defence, says, asked about the whole chunk: rows are true whatever an attack
+    claims of its points.
 
     Args:
-        model: classifier in eval mode, on `device`.
+        model: what is attacked, on `device`: a classifier in eval mode, or a `Defense`.
         device: where the images go.
         plan: the attacks.
         model_name: what messages call the model.

@@ -12,10 +12,12 @@ import pyarrow.parquet
 import pytest
 import torch
 
+import hcnn_fast as hf
 from hcnn_fast import attacks, data, models
 from hcnn_fast.attacks import AttackResult, named
 from hcnn_fast.cli import row_run
 from hcnn_fast.jobs.attack_rows import ATTACK_COLUMNS
+from hcnn_fast.jobs.image_files import ImageFormat, read_image
 
 Run = Callable[..., Any]  # the fixture of conftest.py
 SAMPLE, LIMIT, RADIUS = "fashion-mnist-sample:test", 70, 0.15  # a chunk of 64 images and one of 6
@@ -25,6 +27,7 @@ UNION = (
     *("--method", "pgd", "--method", "square", "--steps", 1, "--queries", 20),
     *("--step-size", STEP),
 )
+GREY = ImageFormat((1, 6, 5), (0.0, 1.0), resize=False, convert=False)
 TINY = ("--model", "tiny_classifier:make")
 
 
@@ -154,6 +157,25 @@ def test_what_an_attack_says_of_itself_is_not_believed(
     assert any(row["success"] for row in rows) is not lie
 
 
+def test_of_a_defence_the_rows_say_what_it_answers_as_a_whole(run: Run, images: Path) -> None:
+    words = ("--search-radius", 0.02, "--search-steps", 2, "--radius", 0.07, "--steps", 4)
+    words += ("--points", "points.npy", "--method", "danskin", "--method", "long-range")
+    code, out, err = run("attack", images, *TINY, *words)
+    assert code == 0, err
+    config = hf.SearchConfig.mcn(0.02, steps=2)
+    defense = hf.Defense(models.load("tiny_classifier:make"), config)
+    x = torch.stack([read_image(path, GREY) for path in sorted(images.rglob("*.png"))])
+    points = torch.from_numpy(numpy.load("points.npy"))
+    rows = rows_in(out)
+    for name, at in (("base_", x), ("", points)):
+        answer = defense.predict(at)
+        assert [row[f"{name}label"] for row in rows] == answer.label.tolist()
+        found = torch.tensor([row[f"{name}confidence"] for row in rows])
+        torch.testing.assert_close(found, answer.confidence, atol=1e-6, rtol=0)
+    assert {row["success"] for row in rows} == {True, False}
+    assert {row["method"] for row in rows} <= {"danskin", "long-range"}
+
+
 def test_json_summary_counts_what_the_rows_say(run: Run, folder: Path) -> None:
     code, out, err = run(*UNION, "--output", "rows.jsonl", "--json", "--threads", 1)
     assert code == 0, err
@@ -235,6 +257,13 @@ WRONG_USAGE = [
     (("images", "--method", "apgd"), "the model has 3 classes, expected at least 4"),
     (("images", "--steps", "0"), "steps is 0, expected an int >= 1"),
     (("images", "--radius", "nan"), "radius is nan"),
+    (("images", "--search-radius", "0"), "search_radius is 0.0, expected a number > 0"),
+    (("images", "--search-steps", "2"), "search_steps is 2, expected None without a search_radius"),
+    (
+        ("images", "--search-radius", "1", "--method", "pgd"),
+        "names of danskin, long-range",
+    ),
+    (("images", "--search-radius", "1", "--objective", "dlr"), "says nothing to danskin"),
     (("images", "--json"), "--json needs --output"),
     (("images", "--points", "points.npz"), "expected .npy"),
     (("images", "--workers", "2"), "need --engine ray"),

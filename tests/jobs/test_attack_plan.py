@@ -9,9 +9,10 @@ import pytest
 import torch
 from scale_classifiers import Linear
 
+import hcnn_fast as hf
 from hcnn_fast import attacks
 from hcnn_fast.attacks import AttackResult
-from hcnn_fast.attacks.named import METHODS, SETTINGS
+from hcnn_fast.attacks.named import DEFENCE_METHODS, METHODS, SETTINGS
 from hcnn_fast.jobs.attack_plan import AttackPlan
 from hcnn_fast.jobs.attack_rows import ATTACK_COLUMNS, AttackTally
 
@@ -47,6 +48,32 @@ def test_a_setting_goes_to_the_attacks_that_take_it_and_the_rest_keep_their_own(
         "apgd": {"objective": "dlr", "steps": 100, "starts": 1, "targets": None},
         "rays": {"starts": 1, "queries": 7},
     }
+
+
+DEFENDED: dict[str, tuple[Callable[..., AttackResult], dict[str, Any], dict[str, Any]]] = {
+    "danskin": (attacks.danskin_pgd, {"steps": 2, "momentum": 0.1}, {"goal": "error"}),
+    "long-range": (attacks.long_range, {"steps": 2, "starts": 1}, {"goal": "error"}),
+    "square": (attacks.square, {"queries": 3}, {"bounds": (-1.0, 2.0)}),
+    "rays": (attacks.rays, {"queries": 4}, {"bounds": (-1.0, 2.0)}),
+}
+
+
+@pytest.mark.parametrize("name", DEFENCE_METHODS)
+def test_a_name_attacks_the_defence_by_the_search_of_the_plan(name: str) -> None:
+    x = torch.rand(3, 1, 6, 5, generator=torch.Generator().manual_seed(0))
+    config = hf.SearchConfig.mcn(0.02, steps=2, bounds=(-1.0, 2.0))
+    defense = hf.Defense(Linear().eval(), config)
+    y = defense(x).argmax(1)
+    function, settings, own = DEFENDED[name]
+    place = {"search_radius": 0.02, "search_steps": 2, "bounds": (-1.0, 2.0)}
+    plan = AttackPlan(methods=(name,), radius=RADIUS, seed=SEED, **settings, **place)
+    assert plan.search_config() == config
+    if name == "square":
+        own = own | {"objective": attacks.value_margin(defense)}
+    found = plan.run(defense, x, y)[name]
+    expected = function(defense, x, y, radius=RADIUS, seed=SEED, **settings, **own)
+    assert torch.equal(found.point, expected.point)
+    assert torch.equal(found.value, expected.value)
 
 
 def test_every_setting_is_for_some_attack() -> None:
