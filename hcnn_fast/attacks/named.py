@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, get_args
 
 from torch import Tensor
@@ -82,10 +81,10 @@ def _square_on_values(
     return square(defense, x, y, objective=margin, queries=queries, starts=starts, **common)
 
 
-# On a `Defense` as a whole: any error, for it has no threshold below which it would reject.
+# On a `Defense` without threshold as a whole: it accepts everything, so that every error counts.
 DEFENCE_METHODS: dict[str, Method] = {
-    "danskin": Method(partial(danskin_pgd, goal="error"), own_place=True),
-    "long-range": Method(partial(long_range, goal="error"), own_place=True),
+    "danskin": Method(danskin_pgd, own_place=True),
+    "long-range": Method(long_range, own_place=True),
     "square": Method(_square_on_values),
     "rays": Method(rays),
 }

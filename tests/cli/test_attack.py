@@ -155,6 +155,7 @@ def test_what_an_attack_says_of_itself_is_not_believed(
     assert [row["label"] for row in rows] == (base if lie else base[::-1])
     assert [row["success"] for row in rows] == [row["label"] != row["base_label"] for row in rows]
     assert any(row["success"] for row in rows) is not lie
+    assert [row["found_by"] == "liar" for row in rows] == [row["success"] for row in rows]
 
 
 def test_of_a_defence_the_rows_say_what_it_answers_as_a_whole(run: Run, images: Path) -> None:

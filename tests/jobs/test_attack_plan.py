@@ -51,8 +51,8 @@ def test_a_setting_goes_to_the_attacks_that_take_it_and_the_rest_keep_their_own(
 
 
 DEFENDED: dict[str, tuple[Callable[..., AttackResult], dict[str, Any], dict[str, Any]]] = {
-    "danskin": (attacks.danskin_pgd, {"steps": 2, "momentum": 0.1}, {"goal": "error"}),
-    "long-range": (attacks.long_range, {"steps": 2, "starts": 1}, {"goal": "error"}),
+    "danskin": (attacks.danskin_pgd, {"steps": 2, "momentum": 0.1}, {}),
+    "long-range": (attacks.long_range, {"steps": 2, "starts": 1}, {}),
     "square": (attacks.square, {"queries": 3}, {"bounds": (-1.0, 2.0)}),
     "rays": (attacks.rays, {"queries": 4}, {"bounds": (-1.0, 2.0)}),
 }
