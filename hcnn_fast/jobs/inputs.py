@@ -1,4 +1,4 @@
-"""What `defend` and `attack` read: images, folders of them, arrays, Parquet files, splits of data sets."""
+"""What `defend` and `attack` read: images, folders of them, arrays, Parquet, data sets."""
 
 from __future__ import annotations
 

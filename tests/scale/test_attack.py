@@ -35,7 +35,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 IMAGES = 3 * CHUNK + 10
-PLAN = scale.AttackPlan(methods=("pgd", "rays"), radius=0.05, steps=2, starts=2, queries=5)
+# Twelve passes for a chunk: a disk that fills after them loses the second one.
+PLAN = scale.AttackPlan(methods=("pgd", "square"), radius=0.05, steps=1, queries=2)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def test_a_run_that_a_full_disk_ended_goes_on_to_the_rows_of_one_process(
     with pytest.raises(FailedRun, match=r"No space left on device; .* of 202 rows are in"):
         scale.attack(images, model, PLAN, output=folder)
     kept = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
-    assert len(kept) < 4
+    assert 0 < len(kept) < 4
     (tmp_path / "full").unlink()
     done = scale.attack(images, model, PLAN, output=folder, cluster=scale.Cluster(workers=2))
     rows = done.to_list()
@@ -112,7 +113,7 @@ def test_the_command_s_rows_and_summary_are_those_of_one_process_to_the_bit(
 
 OTHERS: dict[str, dict[str, Any]] = {
     "attack.radius": {"radius": 0.06},
-    "attack.methods": {"methods": ("rays", "pgd")},
+    "attack.methods": {"methods": ("square", "pgd")},
     "attack.seed": {"seed": 1},
     "attack.batch_size": {"batch_size": 3},
 }
