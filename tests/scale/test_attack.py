@@ -11,6 +11,7 @@ import numpy
 import pyarrow.parquet
 import pytest
 import torch
+from ray_marks import ON_RAY
 from scale_classifiers import Linear
 
 import hcnn_fast as hf
@@ -26,14 +27,7 @@ from hcnn_fast.run_folder import open_run
 from hcnn_fast.scale.fingerprint import fingerprint
 from hcnn_fast.scale.row_job import RowJob
 
-pytestmark = [
-    pytest.mark.xdist_group("ray"),
-    # Of Ray itself: settings that it deprecates and reads, sockets that it leaves open.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = ON_RAY
 IMAGES = 3 * CHUNK + 10
 # Twelve passes for a chunk: a disk that fills after them loses the second one.
 PLAN = scale.AttackPlan(methods=("pgd", "square"), radius=0.05, steps=1, queries=2)
