@@ -11,7 +11,7 @@ import numpy
 import pyarrow.parquet
 import pytest
 import torch
-from ray_marks import ON_RAY
+from ray_nodes import ON_RAY
 from scale_classifiers import Linear
 
 import hcnn_fast as hf
