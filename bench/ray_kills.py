@@ -39,10 +39,10 @@ def main() -> None:
         finished(_start(given, undisturbed))
         seconds = time.perf_counter() - began
         runs = []
-        for number in range(given.runs):
-            victim = ("worker", "driver")[number % 2]
+        while sum(run["killed"] for run in runs) < given.runs:  # some end before their moment
+            victim = ("worker", "driver")[len(runs) % 2]
             moment = generator.uniform(0.0, seconds)
-            output = Path(folder, f"{number}.parquet")
+            output = Path(folder, f"{len(runs)}.parquet")
             runs.append(_disturbed(given, output, victim, moment))
             runs[-1]["same_table"] = output.read_bytes() == undisturbed.read_bytes()
             print(json.dumps(runs[-1]), flush=True)
