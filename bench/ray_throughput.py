@@ -1,6 +1,7 @@
 """Images per second through workers of one core each, beside one plain process of one core.
 
-Once on a cluster that the command starts and ends, once on one that is found running.
+Once on a cluster that the command starts and ends, once on one that is found running; and as many plain
+processes side by side, which is all that the machine can give.
 
 python bench/ray_throughput.py --output bench/results/ray-throughput-cpu.json
 """
@@ -28,6 +29,9 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         plain, table = _run(given, Path(folder, "plain.parquet"))
+        at_once = [
+            _plain_at_once(given, Path(folder), count) for count in given.workers if count > 1
+        ]
         runs = _Runs(given, Path(folder), plain, table)
         own = [runs.on_ray("own", workers) for workers in given.workers]
         with running_cluster(max(given.workers)) as address:
@@ -39,6 +43,7 @@ def main() -> None:
         "images": given.images,
         "steps": given.steps,
         "plain": plain,
+        "plain_at_once": at_once,
         "cluster_of_its_own": own,
         "running_cluster": found,
     }
@@ -93,6 +98,16 @@ def _run(given: argparse.Namespace, output: Path, *words: str) -> tuple[dict[str
         "process_seconds": time.perf_counter() - began,
     }
     return figures, output.read_bytes()
+
+
+def _plain_at_once(given: argparse.Namespace, folder: Path, count: int) -> dict[str, Any]:
+    """So many plain processes side by side, each with all images: what the machine itself gives."""
+    started = [
+        start_defend(given.data, given.images, given.steps, folder / f"at-once-{i}.parquet")
+        for i in range(count)
+    ]
+    rates = [finished(process)["images_per_second"] for process in started]
+    return {"processes": count, "images_per_second": sum(rates)}
 
 
 def _between_chunks(parts: Path) -> float:
