@@ -1,7 +1,7 @@
 """Images per second through workers of one core each, beside one plain process of one core.
 
-Once on a cluster that the command starts and ends, once on one that is found running; and as many plain
-processes side by side, which is all that the machine can give.
+Once on a cluster that the command starts and ends, once on one that is found running; and beside as many
+plain processes at once, which is all that the machine can give.
 
 python bench/ray_throughput.py --output bench/results/ray-throughput-cpu.json
 """
