@@ -1,7 +1,8 @@
 """Images per second through workers of one core each, beside one plain process of one core.
 
-Once on a cluster that the command starts and ends, once on one that is found running; and beside as many
-plain processes at once, which is all that the machine can give.
+On a cluster that the command starts and ends, and on one that is found running. Beside them stand
+as many plain processes at once, which is all that the machine can give, and what `scale.plan` says
+of so many workers, from these rates and from the time of a job of one chunk.
 
 python bench/ray_throughput.py --output bench/results/ray-throughput-cpu.json
 """
@@ -18,6 +19,9 @@ from typing import Any
 
 from ray_commands import finished, machine, running_cluster, start_defend
 
+from hcnn_fast.jobs.work import CHUNK
+from hcnn_fast.scale.plan import JobCosts, wall_seconds
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -27,23 +31,21 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        plain, table = _run(given, Path(folder, "plain.parquet"))
-        at_once = [
-            _plain_at_once(given, Path(folder), count) for count in given.workers if count > 1
-        ]
-        runs = _Runs(given, Path(folder), plain, table)
-        own = [runs.on_ray("own", workers) for workers in given.workers]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        plain, table = _run(given, folder / "plain.parquet")
+        rates = {1: plain["images_per_second"]}
+        rates |= {count: _at_once(given, folder, count) for count in given.workers if count > 1}
+        runs = _Runs(given, folder, table, rates)
+        own = runs.on_ray("own")
         with running_cluster(max(given.workers)) as address:
-            found = [
-                runs.on_ray("running", workers, "--address", address) for workers in given.workers
-            ]
+            found = runs.on_ray("running", "--address", address)
     report = {
         **machine(),
         "images": given.images,
         "steps": given.steps,
         "plain": plain,
-        "plain_at_once": at_once,
+        "images_per_second_of_processes_at_once": rates,
         "cluster_of_its_own": own,
         "running_cluster": found,
     }
@@ -55,35 +57,49 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class _Runs:
-    """Commands on Ray beside the plain one.
+    """Commands on Ray beside plain ones.
 
     Attributes:
         given: the options.
         folder: where tables go.
-        plain: times of the plain command.
-        table: what it wrote.
+        table: what the plain command wrote.
+        rates: images per second of so many plain processes at once.
     """
 
     given: argparse.Namespace
     folder: Path
-    plain: dict[str, Any]
     table: bytes
+    rates: dict[int, float]
 
-    def on_ray(self, name: str, workers: int, *words: str) -> dict[str, Any]:
-        """One command with so many workers, and how it compares."""
-        output = self.folder / f"{name}-{workers}.parquet"
-        figures, found = _run(
-            self.given, output, "--engine", "ray", "--workers", str(workers), *words
+    def on_ray(self, name: str, *words: str) -> list[dict[str, Any]]:
+        """The command with each number of workers, and how it compares."""
+        one_chunk = argparse.Namespace(**{**vars(self.given), "images": CHUNK})
+        start, _ = self._run(one_chunk, f"{name}-start", 1, *words)
+        return [
+            self._compared(f"{name}-{workers}", workers, start["seconds"], *words)
+            for workers in self.given.workers
+        ]
+
+    def _run(
+        self, given: argparse.Namespace, name: str, workers: int, *words: str
+    ) -> tuple[dict[str, Any], bytes]:
+        engine = ("--engine", "ray", "--workers", str(workers))
+        return _run(given, self.folder / f"{name}.parquet", *engine, *words)
+
+    def _compared(self, name: str, workers: int, start: float, *words: str) -> dict[str, Any]:
+        figures, found = self._run(self.given, name, workers, *words)
+        parts = self.folder / f"{name}.parts"
+        costs = JobCosts(
+            seconds_per_image=workers / self.rates[workers],
+            start_seconds=start - CHUNK / self.rates[1],
         )
-        between = _between_chunks(output.with_suffix(".parts"))
-        ideal = self.plain["seconds"] / workers
         return {
             "workers": workers,
             **figures,
-            "images_per_second_between_chunks": between,
-            "times_plain": self.plain["seconds"] / figures["seconds"],
-            "times_plain_between_chunks": between / self.plain["images_per_second"],
-            "overhead": figures["seconds"] / ideal - 1.0,
+            "images_per_second_between_chunks": _between_chunks(parts),
+            "times_one_process": figures["images_per_second"] / self.rates[1],
+            "share_of_as_many_processes": figures["images_per_second"] / self.rates[workers],
+            "seconds_of_the_plan": wall_seconds(costs, self.given.images, workers),
             "same_table": found == self.table,
         }
 
@@ -100,14 +116,13 @@ def _run(given: argparse.Namespace, output: Path, *words: str) -> tuple[dict[str
     return figures, output.read_bytes()
 
 
-def _plain_at_once(given: argparse.Namespace, folder: Path, count: int) -> dict[str, Any]:
-    """So many plain processes side by side, each with all images: what the machine itself gives."""
+def _at_once(given: argparse.Namespace, folder: Path, count: int) -> float:
+    """Images per second of so many plain processes side by side, each with all images."""
     started = [
         start_defend(given.data, given.images, given.steps, folder / f"at-once-{i}.parquet")
         for i in range(count)
     ]
-    rates = [finished(process)["images_per_second"] for process in started]
-    return {"processes": count, "images_per_second": sum(rates)}
+    return sum(float(finished(process)["images_per_second"]) for process in started)
 
 
 def _between_chunks(parts: Path) -> float:

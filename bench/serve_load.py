@@ -36,6 +36,7 @@ class Seen:
     seconds: list[float] = field(default_factory=list)  # of answers of 200
     wrong: int = 0
     lost: int = 0  # requests without an answer
+    unexpected: list[str] = field(default_factory=list)  # answers that are neither 200 nor 503
 
 
 def main() -> None:
@@ -76,6 +77,7 @@ def main() -> None:
         "codes": {str(code): count for code, count in sorted(stormy.codes.items())},
         "wrong_answers": calm.wrong + stormy.wrong + after.wrong,
         "lost": stormy.lost,
+        "unexpected": calm.unexpected + stormy.unexpected + after.unexpected,
         "latency_seconds": _percentiles(stormy.seconds),
         "memory_bytes": {"before": memory[0], "most": max(memory), "end": memory[-1]},
         "answers_after": {str(code): count for code, count in after.codes.items()},
@@ -110,6 +112,8 @@ class _Client:
             async with session.post(self._url, data=self._bodies[which]) as answer:
                 seen.codes[answer.status] += 1
                 if answer.status != 200:
+                    if answer.status != 503:
+                        seen.unexpected.append(await answer.text())
                     return
                 found = await answer.json()
         except aiohttp.ClientError:

@@ -54,6 +54,16 @@ class Limits:
             if not 0.0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected a number >= 0")
 
+    @property
+    def searching(self) -> int:
+        """Requests of a replica: one batch is searched while the next one gathers."""
+        return 2 * self.batch
+
+    @property
+    def inside(self) -> int:
+        """Requests that are taken on: those of all replicas and those that wait."""
+        return self.searching * self.replicas + self.queue
+
 
 def import_serve() -> Any:
     """The module ray.serve.
@@ -110,6 +120,7 @@ class Door:
     def __init__(self, searcher: Any, form: ImageFormat, limits: Limits, names: Any) -> None:
         metrics = importlib.import_module("prometheus_client")
         self._searcher, self._form, self._limits, self._names = searcher, form, limits, names
+        self._inside = 0  # requests that are read, wait, or are searched
         self._metrics, self._registry = metrics, metrics.CollectorRegistry()
         self._answered = metrics.Counter(
             "hcnn_fast_requests", "Requests by answer", ["code"], registry=self._registry
@@ -149,19 +160,34 @@ class Door:
         return responses.JSONResponse(answer, code, headers)
 
     async def _answer(self, request: Any) -> tuple[int, dict[str, Any]]:
-        body = await self._body(request)
-        if body is None:
-            return 413, {"error": f"the body has more than {self._limits.body} bytes"}
+        if self._inside >= self._limits.inside:  # before anything is spent on it
+            return self._busy()
+        self._inside += 1
         try:
-            image = await asyncio.to_thread(image_of, body, self._form)
-        except (FailedRun, WrongUsage) as error:
-            return 400, {"error": str(error)}
+            body = await self._body(request)
+            if body is None:
+                return 413, {"error": f"the body has more than {self._limits.body} bytes"}
+            try:
+                image = await asyncio.to_thread(image_of, body, self._form)
+            except (FailedRun, WrongUsage) as error:
+                return 400, {"error": str(error)}
+            return await self._searched(image.numpy())
+        finally:
+            self._inside -= 1
+
+    def _busy(self) -> tuple[int, dict[str, Any]]:
+        return 503, {"error": f"{self._limits.queue} requests wait already; try again"}
+
+    async def _searched(
+        self,
+        image: numpy.ndarray[Any, Any],  # [*image]
+    ) -> tuple[int, dict[str, Any]]:
         errors = importlib.import_module("ray.exceptions")
         busy = importlib.import_module("ray.serve.exceptions")
         try:
-            found = await self._searcher.answer.remote(image.numpy())
+            found = await self._searcher.answer.remote(image)
         except busy.BackPressureError:
-            return 503, {"error": f"{self._limits.queue} requests wait already; try again"}
+            return self._busy()
         except (errors.RayActorError, busy.DeploymentUnavailableError) as error:
             return 503, {"error": f"the replica was lost; try again ({type(error).__name__})"}
         except Exception as error:  # one request's failure is not the service's
@@ -217,16 +243,15 @@ def application(
     form = ImageFormat(shape, config.bounds, resize, convert)
     searchers = serve.deployment(
         num_replicas=taken.replicas,
-        max_ongoing_requests=2 * taken.batch,  # one batch is searched, the next one gathers
+        max_ongoing_requests=taken.searching,
         max_queued_requests=taken.queue,
         ray_actor_options={"num_cpus": taken.threads, "num_gpus": taken.gpus},
     )(Searcher)
-    inside = 2 * taken.batch * taken.replicas + taken.queue
     door = serve.deployment(
         # Room for all that may wait, and for many more that are told so; what comes beyond them is
         # refused by Ray itself, in plain text.
-        max_ongoing_requests=8 * inside,
-        max_queued_requests=8 * inside,
+        max_ongoing_requests=8 * taken.inside,
+        max_queued_requests=8 * taken.inside,
         ray_actor_options={"num_cpus": 0.1},
     )(Door)
     return door.bind(searchers.bind(Packed.of(defense), taken), form, taken, class_names)
