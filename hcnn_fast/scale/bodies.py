@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from pathlib import Path
 
 import numpy
@@ -15,6 +16,8 @@ from hcnn_fast.jobs.image_files import ImageFormat, check_size, image_size, read
 
 MAGIC = {b"\x89PNG\r\n\x1a\n": "image", b"\xff\xd8\xff": "image", b"\x93NUMPY": "array"}
 NAME = Path("the body")  # what messages call it
+# A header is parsed as Python; CPython before 3.12 fails at times if two threads do that at once.
+_ONE_HEADER = threading.Lock()
 
 
 def image_of(body: bytes, form: ImageFormat) -> Tensor:  # [*image] float32
@@ -40,7 +43,8 @@ def image_of(body: bytes, form: ImageFormat) -> Tensor:  # [*image] float32
 def _array(body: bytes, form: ImageFormat) -> Tensor:
     stream = io.BytesIO(body)
     try:
-        shape, column_major, dtype = read_header(stream)
+        with _ONE_HEADER:
+            shape, column_major, dtype = read_header(stream)
     except (ValueError, EOFError, SyntaxError) as error:
         raise WrongUsage(f"the body is not a readable .npy file ({error})") from error
     assert form.shape is not None

@@ -55,14 +55,9 @@ class Limits:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected a number >= 0")
 
     @property
-    def searching(self) -> int:
-        """Requests of a replica: one batch is searched while the next one gathers."""
-        return 2 * self.batch
-
-    @property
     def inside(self) -> int:
-        """Requests that are taken on: those of all replicas and those that wait."""
-        return self.searching * self.replicas + self.queue
+        """Requests that are taken on: a batch is searched, the next one gathers, others wait."""
+        return 2 * self.batch * self.replicas + self.queue
 
 
 def import_serve() -> Any:
@@ -161,7 +156,7 @@ class Door:
 
     async def _answer(self, request: Any) -> tuple[int, dict[str, Any]]:
         if self._inside >= self._limits.inside:  # before anything is spent on it
-            return self._busy()
+            return 503, {"error": f"{self._limits.queue} requests wait already; try again"}
         self._inside += 1
         try:
             body = await self._body(request)
@@ -175,20 +170,15 @@ class Door:
         finally:
             self._inside -= 1
 
-    def _busy(self) -> tuple[int, dict[str, Any]]:
-        return 503, {"error": f"{self._limits.queue} requests wait already; try again"}
-
     async def _searched(
         self,
         image: numpy.ndarray[Any, Any],  # [*image]
     ) -> tuple[int, dict[str, Any]]:
         errors = importlib.import_module("ray.exceptions")
-        busy = importlib.import_module("ray.serve.exceptions")
+        lost = importlib.import_module("ray.serve.exceptions")
         try:
             found = await self._searcher.answer.remote(image)
-        except busy.BackPressureError:
-            return self._busy()
-        except (errors.RayActorError, busy.DeploymentUnavailableError) as error:
+        except (errors.RayActorError, lost.DeploymentUnavailableError) as error:
             return 503, {"error": f"the replica was lost; try again ({type(error).__name__})"}
         except Exception as error:  # one request's failure is not the service's
             return 500, {"error": str(error).strip().splitlines()[-1]}
@@ -243,8 +233,9 @@ def application(
     form = ImageFormat(shape, config.bounds, resize, convert)
     searchers = serve.deployment(
         num_replicas=taken.replicas,
-        max_ongoing_requests=taken.searching,
-        max_queued_requests=taken.queue,
+        # The door lets in no more. Requests wait in the replica: they would come late from a router
+        # that finds it full and tries again after ever longer pauses.
+        max_ongoing_requests=taken.inside,
         ray_actor_options={"num_cpus": taken.threads, "num_gpus": taken.gpus},
     )(Searcher)
     door = serve.deployment(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import io
+import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ from ray_nodes import ON_RAY
 from scale_classifiers import Linear
 
 import hcnn_fast as hf
+from hcnn_fast.jobs.array_files import read_header
+from hcnn_fast.jobs.image_files import ImageFormat
+from hcnn_fast.scale import bodies
 from hcnn_fast.scale.serving import Limits, application
 
 pytestmark = [*ON_RAY, pytest.mark.filterwarnings("ignore::UserWarning")]
@@ -60,7 +65,7 @@ def body_of(values: numpy.ndarray, kind: str) -> bytes:
     return stream.getvalue()
 
 
-async def post(url: str, bodies: list[bytes], at_once: int) -> list[tuple[int, Any]]:
+async def post(url: str, sent: list[bytes], at_once: int) -> list[tuple[int, Any]]:
     """Post all bodies, so many of them at a time; status and JSON of each."""
     gate = asyncio.Semaphore(at_once)
     async with aiohttp.ClientSession() as session:
@@ -70,7 +75,7 @@ async def post(url: str, bodies: list[bytes], at_once: int) -> list[tuple[int, A
                 known = answer.content_type == "application/json"
                 return answer.status, await (answer.json() if known else answer.text())
 
-        return await asyncio.gather(*(one(body) for body in bodies))
+        return await asyncio.gather(*(one(body) for body in sent))
 
 
 async def get(url: str) -> tuple[int, str]:
@@ -80,12 +85,12 @@ async def get(url: str) -> tuple[int, str]:
 
 def test_overload_is_refused_and_every_answer_is_the_librarys(url: str) -> None:
     values = pixels(200)
-    bodies = [body_of(v, "png" if i % 2 else "npy") for i, v in enumerate(values)]
+    sent = [body_of(v, "png" if i % 2 else "npy") for i, v in enumerate(values)]
     x = torch.from_numpy(values)[:, None].float() / 255
     expected = hf.Defense(Linear().eval(), CONFIG, THRESHOLD).predict(x)
-    few = asyncio.run(post(url, bodies[:8], 4))
-    many = asyncio.run(post(url, bodies, 30))
-    again = asyncio.run(post(url, bodies[:8], 4))
+    few = asyncio.run(post(url, sent[:8], 4))
+    many = asyncio.run(post(url, sent, 30))
+    again = asyncio.run(post(url, sent[:8], 4))
     assert {code for code, _ in few + again} == {200}
     counts = Counter(code for code, _ in many)
     assert set(counts) == {200, 503}
@@ -111,9 +116,9 @@ def test_overload_is_refused_and_every_answer_is_the_librarys(url: str) -> None:
     assert refused > 0.5 * counts[503]
     assert f'hcnn_fast_requests_total{{code="200"}} {counts[200] + 16}.0' in text
     assert "hcnn_fast_requests_open 0.0" in text
-    flood = asyncio.run(post(url, bodies * 2, 200))  # more than may even stand at the door
+    flood = asyncio.run(post(url, sent * 2, 200))  # more than may even stand at the door
     assert {code for code, _ in flood} == {200, 503}
-    assert asyncio.run(post(url, bodies[:1], 1))[0][0] == 200
+    assert asyncio.run(post(url, sent[:1], 1))[0][0] == 200
 
 
 REFUSED = {
@@ -128,6 +133,26 @@ REFUSED = {
     "integers": (body_of(numpy.zeros((6, 5), dtype=numpy.int64), "npy"), 400, "holds int64"),
     "oversize": (bytes(LIMITS.body + 1), 413, "more than 20000 bytes"),
 }
+
+
+def test_one_header_is_parsed_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, most = 0, 0
+
+    def watched(stream: io.BytesIO) -> Any:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(0.01)  # others would come in meanwhile
+        header = read_header(stream)
+        inside -= 1
+        return header
+
+    monkeypatch.setattr(bodies, "read_header", watched)
+    body, form = body_of(pixels(1)[0], "npy"), ImageFormat((1, 6, 5), (0.0, 1.0), False, False)
+    with ThreadPoolExecutor(4) as threads:
+        images = list(threads.map(lambda _: bodies.image_of(body, form), range(8)))
+    assert most == 1
+    assert all(torch.equal(image, images[0]) for image in images)
 
 
 def test_bad_bodies_are_refused_in_a_sentence_and_nothing_dies(url: str) -> None:
