@@ -8,7 +8,6 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -21,9 +20,8 @@ from hcnn_fast.cli.interruption import deferred_interrupt
 from hcnn_fast.cli.progress import progress_bar
 from hcnn_fast.experiments import open_store
 from hcnn_fast.experiments.on_manifold import (
+    HEADING,
     NAME,
-    QUESTION,
-    TITLE,
     Study,
     measured_cells,
     run_cells,
@@ -88,7 +86,7 @@ def run_on_manifold(request: OnManifoldRequest) -> Result:
         cells = measured_cells(study, folder)
         found = findings(cells, settings, classes=study.train.classes, known=study.known)
         context = ReportContext(
-            experiment=SimpleNamespace(name=NAME, title=TITLE, question=QUESTION),
+            experiment=HEADING,
             subjects=(),
             command=_command(request, settings),
             settings=settings.to_dict(),

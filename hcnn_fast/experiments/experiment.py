@@ -147,13 +147,25 @@ class Findings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """One experiment; a new one is a value of this kind in `experiments.EXPERIMENTS`.
+class Heading:
+    """What a report says of its experiment.
 
     Attributes:
         name: of the command, and of the folder of its results.
         title: in a few words.
         question: what it answers, in a sentence.
+    """
+
+    name: str
+    title: str
+    question: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment(Heading):
+    """One experiment; a new one is a value of this kind in `experiments.EXPERIMENTS`.
+
+    Attributes:
         paper_radii: the radii of the source, on CIFAR-10.
         confidences: the p that count.
         budget: the source's, or where it has none a thorough one.
@@ -167,9 +179,6 @@ class Experiment:
         family: models that the experiment trains itself and measures all; None: it is given models.
     """
 
-    name: str
-    title: str
-    question: str
     paper_radii: tuple[float, ...]
     confidences: tuple[float, ...]
     budget: Budget

@@ -15,6 +15,7 @@ from hcnn_fast import data as datasets
 from hcnn_fast._version import __version__
 from hcnn_fast.data import ImageDataset
 from hcnn_fast.experiments.chunks import CHUNKS
+from hcnn_fast.experiments.experiment import Heading
 from hcnn_fast.experiments.on_manifold_measures import Ground, Measures, ground_of, measure
 from hcnn_fast.experiments.on_manifold_settings import Cell, OnManifoldSettings
 from hcnn_fast.manifolds import Coded, LearnedManifold, Manifold, coded_glyphs, manifold_of
@@ -25,10 +26,11 @@ from hcnn_fast.training.run import CHECKPOINT
 from hcnn_fast.training.streams import generator_of
 
 NAME = "on-manifold"
-TITLE = "On-manifold adversarial examples: robustness and generalization"
-QUESTION = (
-    "Do regular adversarial examples leave the manifold, do others exist on it, and are these what"
-    " generalization is about (Stutz, Hein and Schiele 2019)?"
+HEADING = Heading(
+    name=NAME,
+    title="On-manifold adversarial examples: robustness and generalization",
+    question="Do regular adversarial examples leave the manifold, do others exist on it, and are"
+    " these what generalization is about (Stutz, Hein and Schiele 2019)?",
 )
 MANIFOLD, VAE = "manifold.safetensors", "manifold.pt"
 WIDTHS = (16, 32, 64)  # of the convolutions of each model

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from hcnn_fast.atomic_files import write_atomically
-from hcnn_fast.experiments.experiment import Findings, Subject, TextTable
+from hcnn_fast.experiments.experiment import Findings, Heading, Subject, TextTable
 from hcnn_fast.experiments.figures import png
 
 REPORT, NUMBERS = "report.html", "numbers.json"
@@ -34,25 +34,6 @@ figcaption { color: #555; font-size: .88rem; }
 pre { background: #f5f5f5; padding: .7rem .9rem; overflow-x: auto; font-size: .82rem; }
 summary { cursor: pointer; }
 """
-
-
-class Heading(Protocol):
-    """What a report says of its experiment."""
-
-    @property
-    def name(self) -> str:
-        """Of the command, and of the folder of its results."""
-        ...
-
-    @property
-    def title(self) -> str:
-        """In a few words."""
-        ...
-
-    @property
-    def question(self) -> str:
-        """What it answers, in a sentence."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
