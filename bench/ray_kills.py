@@ -1,5 +1,7 @@
 """Jobs of which a worker or the driver is killed at a random moment: is the table the same?
 
+The moment is a random while after a random number of chunks is stored.
+
 python bench/ray_kills.py --output bench/results/ray-kills-cpu.json
 """
 
@@ -20,6 +22,7 @@ from typing import Any
 from ray_commands import descendants, finished, machine, start_defend
 
 WORKER = "MapWorker"
+DELAY = 1.0  # seconds, at most
 
 
 def main() -> None:
@@ -35,22 +38,20 @@ def main() -> None:
     generator = random.Random(given.seed)
     with tempfile.TemporaryDirectory() as folder:
         undisturbed = Path(folder, "undisturbed.parquet")
-        began = time.perf_counter()
         finished(_start(given, undisturbed))
-        seconds = time.perf_counter() - began
-        runs = []
-        while sum(run["killed"] for run in runs) < given.runs:  # some end before their moment
-            victim = ("worker", "driver")[len(runs) % 2]
-            moment = generator.uniform(0.0, seconds)
-            output = Path(folder, f"{len(runs)}.parquet")
-            runs.append(_disturbed(given, output, victim, moment))
-            runs[-1]["same_table"] = output.read_bytes() == undisturbed.read_bytes()
+        chunks, runs = _stored(undisturbed), []
+        for number in range(given.runs):
+            victim = ("worker", "driver")[number % 2]
+            output = Path(folder, f"{number}.parquet")
+            goal, delay = generator.randrange(chunks), generator.uniform(0.0, DELAY)
+            run = _disturbed(given, output, victim, goal, delay)
+            runs.append({**run, "same_table": output.read_bytes() == undisturbed.read_bytes()})
             print(json.dumps(runs[-1]), flush=True)
     report: dict[str, Any] = {
         **machine(),
         "images": given.images,
         "workers": given.workers,
-        "undisturbed_seconds": seconds,
+        "chunks": chunks,
         "runs": runs,
         "killed": sum(run["killed"] for run in runs),
         "same_tables": sum(run["same_table"] for run in runs),
@@ -65,23 +66,27 @@ def _start(given: argparse.Namespace, output: Path) -> subprocess.Popen[str]:
     return start_defend(given.data, given.images, given.steps, output, *words)
 
 
+def _stored(output: Path) -> int:
+    """Chunks that are stored."""
+    return len(list(output.with_suffix(".parts").glob("rows/*.parquet")))
+
+
 def _disturbed(
-    given: argparse.Namespace, output: Path, victim: str, moment: float
+    given: argparse.Namespace, output: Path, victim: str, goal: int, delay: float
 ) -> dict[str, Any]:
-    """Kill somebody after so many seconds, and go on until the table is there."""
+    """Kill somebody some seconds after so many chunks, and go on until the table is there."""
     process = _start(given, output)
-    began = time.perf_counter()
-    while time.perf_counter() - began < moment and process.poll() is None:
+    while process.poll() is None:
+        pids = [process.pid] if victim == "driver" else descendants(process.pid, WORKER)
+        if pids and _stored(output) >= goal:
+            break
         time.sleep(0.01)
-    pids = [process.pid] if victim == "driver" else descendants(process.pid, WORKER)
-    while not pids and process.poll() is None:  # no worker lives yet: wait for one
-        time.sleep(0.05)
-        pids = descendants(process.pid, WORKER)
+    time.sleep(delay)
     killed = process.poll() is None
     if killed:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pids[0], signal.SIGKILL)
-    done = len(list(output.with_suffix(".parts").glob("rows/*.parquet")))
+    done = _stored(output)
     resumed = 0
     if victim == "driver" and killed:
         process.communicate()
@@ -91,7 +96,8 @@ def _disturbed(
         finished(process)
     return {
         "victim": victim,
-        "moment": time.perf_counter() - began if not killed else moment,
+        "after_chunks": goal,
+        "and_seconds": delay,
         "killed": killed,
         "chunks_done": done,
         "resumed": resumed,
