@@ -14,6 +14,11 @@ void define_operations(Library& m) {
       "float momentum, Tensor? penalty, str norm, Tensor? value, float distance_weight, "
       "Tensor(c!)? best, Tensor(d!)? best_value, Tensor(e!)? distance, Tensor(f!)? copy, "
       "Tensor(g!)? previous, Tensor(h!)? motion) -> ()");
+  m.def(
+      "backtracking_step_(Tensor(a!) proposal, Tensor gradient, Tensor reached, Tensor(b!) point, "
+      "Tensor(c!) value, Tensor(d!) uphill, Tensor(e!) average, Tensor(f!) step_size, "
+      "Tensor image, Tensor image_index, float radius, float lower, float upper, float momentum, "
+      "float? backtracking, str direction, Tensor(g!)? best, Tensor(h!)? best_value) -> ()");
   m.def("content_hash(Tensor image, Tensor(a!) out) -> ()");
   m.def(
       "random_starts(Tensor image, Tensor image_hash, Tensor image_index, Tensor label, "

@@ -115,6 +115,76 @@ def pgd_step_(
     )
 
 
+def backtracking_step_(
+    proposal: Tensor,  # [B, *image] float32 or float64, replaced by the next one
+    gradient: Tensor,  # [B, *image]
+    reached: Tensor,  # [B]
+    *,
+    point: Tensor,  # [B, *image], written
+    value: Tensor,  # [B], written
+    uphill: Tensor,  # [B, *image], written
+    average: Tensor,  # [B, *image], written
+    step_size: Tensor,  # [B], written
+    image: Tensor,  # [N, *image]
+    image_index: Tensor,  # [B] int64
+    radius: float,
+    bounds: tuple[float, float],
+    momentum: float,
+    backtracking: float | None,
+    direction: str = "sign",
+    best: Tensor | None = None,  # [B, *image], written
+    best_value: Tensor | None = None,  # [B], written
+    backend: str = "auto",
+) -> None:
+    """Take the proposed points or refuse them, and propose the next ones.
+
+    See `reference.backtracking_step_`. All [B, *image] tensors and `image` share one dense layout
+    (any order of strides), and all but `image_index` the dtype of `proposal`.
+    """
+    chosen = backends.resolve(backend, proposal.device.type)
+    if chosen == "reference":
+        reference.backtracking_step_(
+            proposal,
+            gradient,
+            reached,
+            point=point,
+            value=value,
+            uphill=uphill,
+            average=average,
+            step_size=step_size,
+            image=image,
+            image_index=image_index,
+            radius=radius,
+            bounds=bounds,
+            momentum=momentum,
+            backtracking=backtracking,
+            direction=direction,
+            best=best,
+            best_value=best_value,
+        )
+        return
+    implementation(chosen).backtracking_step_(
+        proposal,
+        gradient,
+        reached,
+        point,
+        value,
+        uphill,
+        average,
+        step_size,
+        image,
+        image_index,
+        radius,
+        bounds[0],
+        bounds[1],
+        momentum,
+        backtracking,
+        direction,
+        best,
+        best_value,
+    )
+
+
 def content_hash(
     image: Tensor,  # [N, *image] float32 or float64
     *,
@@ -229,5 +299,12 @@ def _writes_in_place(*arguments: object) -> None:
 
 
 if backends.reasons()["cpu"] is None:
-    for _name in ("label_objective", "pgd_step_", "content_hash", "random_starts", "select"):
+    for _name in (
+        "label_objective",
+        "pgd_step_",
+        "backtracking_step_",
+        "content_hash",
+        "random_starts",
+        "select",
+    ):
         torch.library.register_fake(f"hcnn_fast::{_name}", _writes_in_place)

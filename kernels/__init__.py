@@ -4,6 +4,7 @@ Every operation takes the arguments of its schema in csrc/schemas.h in order and
 tensors given to it. Importing this package imports Triton.
 """
 
+from .backtracking_step import backtracking_step_
 from .label_objective import label_objective
 from .launch import INTERPRETED
 from .pgd_step import pgd_step_
@@ -12,6 +13,7 @@ from .starts import content_hash, random_starts
 
 __all__ = [
     "INTERPRETED",
+    "backtracking_step_",
     "content_hash",
     "label_objective",
     "pgd_step_",

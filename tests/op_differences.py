@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from step_arguments import WRITTEN, duplicate, step_arguments
+from backtracking_arguments import WRITTEN as WRITTEN_BACK
+from backtracking_arguments import backtracking_arguments
+from step_arguments import WRITTEN, Arguments, duplicate, step_arguments
 from torch import Tensor
 
 from hcnn_fast import ops, reference
@@ -19,6 +21,7 @@ def differences(operations: Any) -> set[str]:
     """
     batteries = {
         "pgd_step_": _steps,
+        "backtracking_step_": _backtracking_steps,
         "label_objective": _objectives,
         "random_starts": _starts,
         "select": _selections,
@@ -30,6 +33,13 @@ def differences(operations: Any) -> set[str]:
     }
 
 
+def identical(a: Tensor, b: Tensor) -> bool:
+    """Equal to the bit; zeros of both signs are one number, and so are all NaN."""
+    a, b = a.cpu(), b.cpu()
+    same = (a == b) | (a.isnan() & b.isnan())
+    return a.dtype == b.dtype and a.shape == b.shape and bool(same.all())
+
+
 Comparison = tuple[Tensor, Tensor, float]  # got, expected, largest relative difference
 
 
@@ -38,7 +48,6 @@ def _same(got: Tensor, expected: Tensor, limit: float) -> bool:
 
 
 def _steps(operations: Any) -> Iterator[Comparison]:
-    schema = torch.ops.hcnn_fast.pgd_step_.default._schema
     ways = [(None, False), (0.75, False), (0.75, True)]
     for seed, (shape, norm, (momentum, penalised)) in enumerate(
         (shape, norm, way)
@@ -60,15 +69,42 @@ def _steps(operations: Any) -> Iterator[Comparison]:
         arguments["previous"][1] = arguments["point"][1]
         expected, got = duplicate(arguments), duplicate(arguments)
         ops.pgd_step_(**expected, backend="reference")
-        low, high = got["bounds"]
-        values = {**got, "lower": low, "upper": high}
-        operations.pgd_step_(*(values[argument.name] for argument in schema.arguments))
+        operations.pgd_step_(*positional("pgd_step_", got))
         for name in WRITTEN:
             yield (
                 got[name] if got[name] is not None else torch.empty(0),
                 (expected[name] if expected[name] is not None else torch.empty(0)),
                 (1e-6 if name == "distance" else 0.0),
             )
+
+
+def positional(name: str, arguments: Arguments) -> tuple[Any, ...]:
+    """The keyword arguments of an operation of `ops` in the order of its schema."""
+    low, high = arguments["bounds"]
+    values = {**arguments, "lower": low, "upper": high}
+    schema = getattr(torch.ops.hcnn_fast, name).default._schema
+    return tuple(values[argument.name] for argument in schema.arguments)
+
+
+def _backtracking_steps(operations: Any) -> Iterator[Comparison]:
+    for seed, (shape, direction, backtracking) in enumerate(
+        (shape, direction, backtracking)
+        for shape in ((7,), (3, 5, 7))
+        for direction in ("sign", "gradient")
+        for backtracking in (None, 1.5)
+    ):
+        arguments = backtracking_arguments(
+            shape=shape,
+            direction=direction,
+            backtracking=backtracking,
+            special=seed >= 4,
+            seed=seed,
+        )
+        expected, got = duplicate(arguments), duplicate(arguments)
+        ops.backtracking_step_(**expected, backend="reference")
+        operations.backtracking_step_(*positional("backtracking_step_", got))
+        for name in WRITTEN_BACK:
+            yield got[name], expected[name], 0.0
 
 
 def _objectives(operations: Any) -> Iterator[Comparison]:

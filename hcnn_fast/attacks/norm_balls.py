@@ -37,24 +37,21 @@ def size_of(
 def unit_step(
     gradient: Tensor,  # [B, *image]
     norm: BallNorm,
-    out: Tensor | None = None,  # [B, *image]
 ) -> Tensor:  # [B, *image]
     """The step of each row uphill: sign(g), g / |g|_2, or g / |g|_1 for l1 and l0 (spec B.8).
 
     A row whose gradient is 0 or holds NaN in every entry does not move; NaN entries count as 0.
-    With `out` the step is written there.
     """
     largest = torch.finfo(gradient.dtype).max
     if norm == "linf":
-        return torch.sign(gradient, out=out)  # 0 of NaN
+        return gradient.sign()  # 0 of NaN
     g = torch.nan_to_num(gradient, nan=0.0, posinf=largest, neginf=-largest)
     rows = g.flatten(1)
     # Divided by the largest entry first: squares of tiny or huge entries would not be numbers.
     scale = rows.abs().amax(1, keepdim=True)
     rows = torch.where(scale > 0, rows / scale, 0.0)
     length = torch.linalg.vector_norm(rows, ord=2 if norm == "l2" else 1, dim=1, keepdim=True)
-    step = torch.where(length > 0, rows / length, 0.0).view_as(gradient)
-    return step if out is None else out.copy_(step)
+    return torch.where(length > 0, rows / length, 0.0).view_as(gradient)
 
 
 class Region:

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from hcnn_fast import ops
 from hcnn_fast.attacks.checks import check_choice
 from hcnn_fast.attacks.hill import Hill
 from hcnn_fast.attacks.initial_points import (
@@ -27,7 +28,7 @@ from hcnn_fast.engine.inputs import Classifier
 
 ConfObjective = Literal["cross_entropy", "confidence", "logit", "distal"]
 
-SHORTEST_STEP = 1e-20
+EVERYWHERE = (-math.inf, math.inf)
 L0_STEP = 250.0  # of the range of the bounds; the gradient is divided by its l1 norm
 
 
@@ -137,48 +138,39 @@ def _climb(
     """Best point of every run; every decision is per run and stays on the device."""
     config = problem.config
     hill, region = Hill(problem, runs, LOSSES[objective]), problem.region(runs, norm)
-    shape = (-1,) + (1,) * (start.ndim - 1)
-    point = region.project_(start)
-    at = hill.slope(point)
-    # Memory that lives as long as the run: fresh blocks would cost page faults at every step.
-    average, moved, uphill, ahead = (torch.zeros_like(point) for _ in range(4))
-    value, best, best_value = at.value, point.clone(), at.value
-    unit_step(at.gradient, norm, out=uphill)
-    size = torch.full_like(value, config.step_sizes()[0]).view(shape)
-    for step in range(1, config.steps + 1):
-        average.lerp_(uphill, 1.0 - config.momentum)
-        region.project_(torch.addcmul(point, size, average, out=moved))
-        if step < config.steps:
-            at = hill.slope(moved)
-            there = at.value
-            unit_step(at.gradient, norm, out=ahead)
-        else:  # the last point needs no gradient
-            there = hill.height(moved)
-        if backtracking is None:
-            point.copy_(moved)
-            value, uphill, ahead = there, ahead, uphill
-        else:
-            taken = there >= value  # [B]
-            share = taken.to(point.dtype).view(shape)
-            choose_(point, moved, share)
-            choose_(uphill, ahead, share)
-            value = torch.where(taken, there, value)
-            shorter = (size / backtracking).clamp_min(SHORTEST_STEP)
-            size = torch.where(taken.view(shape), size, shorter)
-        better = value > best_value
-        choose_(best, point, better.to(point.dtype).view(shape))
-        best_value = torch.where(better, value, best_value)
-    return best
-
-
-def choose_(
-    kept: Tensor,  # [B, *image] written
-    other: Tensor,  # [B, *image]
-    share: Tensor,  # [B, 1, ...] of the other, 0 or 1
-) -> None:
-    """Write the rows of `other` whose share is 1, bit for bit.
-
-    An interpolation of weights 0 and 1 gives the ends themselves, as long as their difference is
-    finite, and is vectorised where a selection by a mask that is broadcast is not.
-    """
-    kept.lerp_(other, share)
+    # The step itself clips to ball and bounds of l_inf; other balls are projected onto after it.
+    clipped = norm == "linf"
+    radius, bounds = (config.radius, config.bounds) if clipped else (math.inf, EVERYWHERE)
+    proposal = region.project_(start)
+    uphill, average = torch.zeros_like(proposal), torch.zeros_like(proposal)
+    point, value = proposal.clone(), proposal.new_full((len(runs),), -math.inf)
+    # What backtracking takes never falls, so that the point is the best one.
+    best, best_value = (None, None) if backtracking else (point.clone(), value.clone())
+    size = torch.full_like(value, config.step_sizes()[0])  # [B]
+    for _ in range(config.steps):
+        at = hill.slope(proposal)
+        ops.backtracking_step_(
+            proposal,
+            at.gradient if clipped else unit_step(at.gradient, norm),
+            at.value.to(proposal.dtype),
+            point=point,
+            value=value,
+            uphill=uphill,
+            average=average,
+            step_size=size,
+            image=problem.image,
+            image_index=runs.index,
+            radius=radius,
+            bounds=bounds,
+            momentum=config.momentum,
+            backtracking=backtracking,
+            direction="sign" if clipped else "gradient",
+            best=best,
+            best_value=best_value,
+            backend=problem.backend,
+        )
+        if not clipped:
+            region.project_(proposal)
+    kept, height = (point, value) if best is None or best_value is None else (best, best_value)
+    better = hill.height(proposal) > height  # the last point needs no gradient
+    return torch.where(better.view((-1,) + (1,) * (proposal.ndim - 1)), proposal, kept)

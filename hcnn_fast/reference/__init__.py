@@ -12,6 +12,7 @@ optimised. Decisions that the source paper leaves open are taken and documented 
 
 from hcnn_fast.reference.operations import (
     KINDS,
+    backtracking_step_,
     content_hash,
     label_objective,
     norm_of,
@@ -23,6 +24,7 @@ from hcnn_fast.reference.oracle import search
 
 __all__ = [
     "KINDS",
+    "backtracking_step_",
     "content_hash",
     "label_objective",
     "norm_of",

@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "operations/backtracking_step.h"
 #include "operations/content_hash.h"
 #include "operations/label_objective.h"
 #include "operations/pgd_step.h"
@@ -93,6 +94,15 @@ constexpr auto step_rows = []<typename G, typename T>(
   }
 };
 
+constexpr auto backtracking_rows = []<typename T>(
+                                       const BacktrackingArguments<T>& arguments,
+                                       const BacktrackingSettings<T>& settings,
+                                       const BacktrackingTensors& tensors) {
+  launch(tensors.proposal.size(0), [&](const HostBlock& block, int64_t b) {
+    backtracking_step_row(block, arguments, settings, b);
+  });
+};
+
 constexpr auto objective_rows = [](const auto& arguments, const ObjectiveTensors& tensors) {
   launch(tensors.logits.size(0), [&](const HostBlock& block, int64_t b) {
     objective_row(block, arguments, b);
@@ -130,6 +140,8 @@ STABLE_TORCH_LIBRARY(HCNN_FAST_EMULATED, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(HCNN_FAST_EMULATED, CPU, m) {
   m.impl("pgd_step_", TORCH_BOX(&hcnn_fast::pgd_step<hcnn_fast::step_rows>));
+  m.impl(
+      "backtracking_step_", TORCH_BOX(&hcnn_fast::backtracking_step<hcnn_fast::backtracking_rows>));
   m.impl("label_objective", TORCH_BOX(&hcnn_fast::label_objective<hcnn_fast::objective_rows>));
   m.impl("content_hash", TORCH_BOX(&hcnn_fast::content_hash<hcnn_fast::hash_rows>));
   m.impl("random_starts", TORCH_BOX(&hcnn_fast::random_starts<hcnn_fast::start_rows>));

@@ -17,9 +17,9 @@ Types = dict[str, str]
 Constants = dict[str, Any]
 Case = tuple[Any, Types, Constants]
 
-label_objective, pgd_step, select, starts = (
+backtracking_step, label_objective, pgd_step, select, starts = (
     importlib.import_module(f"hcnn_fast.kernels.{name}")
-    for name in ("label_objective", "pgd_step", "select", "starts")
+    for name in ("backtracking_step", "label_objective", "pgd_step", "select", "starts")
 )
 OPTIONAL = (
     "momentum_buffer",
@@ -55,6 +55,20 @@ def steps() -> Iterator[Case]:
                 del optional["low_copy"]
                 constants["low_copy"] = None
             yield pgd_step.step_kernel, required | optional, constants
+
+
+def backtracking_steps() -> Iterator[Case]:
+    numbers = ("radius", "lower", "upper", "momentum", "fresh", "backtracking")
+    for wide in ("fp32", "fp64"):
+        names = set(backtracking_step.backtracking_kernel.arg_names)
+        constants: Constants = {"BACKTRACKS": True, "SIGNS": True, "BLOCK": 1024}
+        types = dict.fromkeys(names - {*constants, *numbers}, f"*{wide}")
+        types |= dict.fromkeys(numbers, "fp64") | {"image_index": "*i64", "elements": "i32"}
+        yield backtracking_step.backtracking_kernel, types, constants
+        constants = {"BACKTRACKS": False, "SIGNS": False, "BLOCK": 1024}
+        absent = dict.fromkeys(("best", "best_value"))
+        required = {name: kind for name, kind in types.items() if name not in absent}
+        yield backtracking_step.backtracking_kernel, required, constants | absent
 
 
 def objectives() -> Iterator[Case]:
@@ -101,7 +115,7 @@ def ptx_of(case: Case, target: GPUTarget) -> str:
 
 def main(capability: int) -> None:
     target = GPUTarget("cuda", capability, 32)
-    cases = [*steps(), *objectives(), *others()]
+    cases = [*steps(), *backtracking_steps(), *objectives(), *others()]
     for case in cases:
         ptx = ptx_of(case, target)
         if case[0] is label_objective.objective_kernel:

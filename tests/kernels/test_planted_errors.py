@@ -64,6 +64,18 @@ ERRORS = {
     "copy-truncated": PlantedError(
         "arithmetic.py", "bits + 0x7FFF + ((bits >> 16) & 1)", "bits", "pgd_step_"
     ),
+    "average-of-the-old-direction": PlantedError(
+        "backtracking_step.py",
+        "other=0.0) + share * u",
+        "other=0.0) + decay * u",
+        "backtracking_step_",
+    ),
+    "refused-and-yet-best": PlantedError(
+        "backtracking_step.py",
+        "better = taken & (there > held)",
+        "better = tl.load(reached + b) > held",
+        "backtracking_step_",
+    ),
     "gradient-sign": PlantedError(
         "label_objective.py",
         "share = -factor / total",

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from backtracking_arguments import WRITTEN as WRITTEN_BACK
+from backtracking_arguments import backtracking_arguments
 from op_backends import fast_backend
 from step_arguments import WRITTEN, step_arguments
 from torch import Tensor
@@ -20,6 +22,10 @@ Arguments = dict[str, Any]
 
 def pgd_step_() -> Arguments:
     return step_arguments(rows=4, shape=(3, 2, 2), copy_dtype=torch.bfloat16)
+
+
+def backtracking_step_() -> Arguments:
+    return backtracking_arguments(rows=4, shape=(3, 2, 2))
 
 
 def label_objective() -> Arguments:
@@ -66,6 +72,7 @@ def select() -> Arguments:
 
 VALID: dict[str, Callable[[], Arguments]] = {
     "pgd_step_": pgd_step_,
+    "backtracking_step_": backtracking_step_,
     "label_objective": label_objective,
     "random_starts": random_starts,
     "content_hash": content_hash,
@@ -73,7 +80,7 @@ VALID: dict[str, Callable[[], Arguments]] = {
 }
 TENSORS = [
     (op, name)
-    for op in ("pgd_step_", "label_objective", "random_starts")
+    for op in ("pgd_step_", "backtracking_step_", "label_objective", "random_starts")
     for name, value in VALID[op]().items()
     if isinstance(value, Tensor)
 ]
@@ -110,7 +117,12 @@ def test_the_valid_calls_pass(backend: str, device: torch.device, op: str) -> No
 def test_a_tensor_with_a_wrong_number_of_rows_is_refused(
     backend: str, device: torch.device, op: str, name: str
 ) -> None:
-    if (op, name) in {("pgd_step_", "image"), ("random_starts", "image_index")}:
+    free = {
+        ("pgd_step_", "image"),
+        ("backtracking_step_", "image"),
+        ("random_starts", "image_index"),
+    }
+    if (op, name) in free:
         return  # their length is free: any number of images, of candidates
     arguments = VALID[op]()
     arguments[name] = torch.cat([arguments[name], arguments[name][:1]])
@@ -161,13 +173,19 @@ def test_a_tensor_with_gaps_is_refused(
 
 
 @fast_backend
-@pytest.mark.parametrize("name", ["gradient", "image", "momentum_buffer", "best", "copy"])
-def test_inner_strides_other_than_those_of_the_point_are_refused(
-    backend: str, device: torch.device, name: str
+@pytest.mark.parametrize(
+    ("op", "name"),
+    [
+        *(("pgd_step_", n) for n in ("gradient", "image", "momentum_buffer", "best", "copy")),
+        *(("backtracking_step_", n) for n in ("gradient", "image", "point", "average", "best")),
+    ],
+)
+def test_inner_strides_other_than_those_of_the_first_argument_are_refused(
+    backend: str, device: torch.device, op: str, name: str
 ) -> None:
-    arguments = pgd_step_()
+    arguments = VALID[op]()
     arguments[name] = arguments[name].contiguous(memory_format=torch.channels_last)
-    expect_refusal("pgd_step_", name, arguments, backend, device)
+    expect_refusal(op, name, arguments, backend, device)
 
 
 @fast_backend
@@ -176,6 +194,8 @@ def test_inner_strides_other_than_those_of_the_point_are_refused(
     [
         ("pgd_step_", "image_index", 3),
         ("pgd_step_", "image_index", -1),
+        ("backtracking_step_", "image_index", 3),
+        ("backtracking_step_", "image_index", -1),
         ("label_objective", "labels", 5),
         ("label_objective", "labels", -1),
         ("random_starts", "image_index", 3),
@@ -207,6 +227,13 @@ def test_an_index_out_of_range_is_refused(
         ("pgd_step_", "value", None, "best needs best_value and value"),
         ("pgd_step_", "best_value", None, "best needs best_value and value"),
         ("pgd_step_", "best", None, "best needs best_value and value"),
+        ("backtracking_step_", "radius", -0.1, "radius is -0.1"),
+        ("backtracking_step_", "bounds", (1.0, 0.0), "lower is 1, expected at most upper"),
+        ("backtracking_step_", "backtracking", 0.5, "backtracking is 0.5, expected a number >= 1"),
+        ("backtracking_step_", "backtracking", math.nan, "backtracking is -?nan, expected"),
+        ("backtracking_step_", "direction", "up", "direction is 'up', expected sign or gradient"),
+        ("backtracking_step_", "best", None, "best goes with best_value"),
+        ("backtracking_step_", "best_value", None, "best goes with best_value"),
         ("label_objective", "kind", "logit", "kind is 'logit', expected"),
         ("random_starts", "radius", -1.0, "radius is -1"),
         ("random_starts", "radius", math.nan, "radius is -?nan"),
@@ -258,6 +285,7 @@ def sharing(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 PAIRS = {
     "pgd_step_": WRITTEN,
+    "backtracking_step_": WRITTEN_BACK,
     "label_objective": ("value", "gradient"),
 }
 
@@ -324,13 +352,16 @@ VALUE_CHANGES: tuple[Callable[[Tensor], Any], ...] = (
 )
 
 
+STEPS = ("pgd_step_", "backtracking_step_", "random_starts")
+
+
 def malformed(op: str, chance: random.Random) -> tuple[Arguments, tuple[str, ...]]:
     """A valid call with one or two of its tensors replaced, and the names of those."""
     arguments = VALID[op]()
     names = [name for name, value in arguments.items() if isinstance(value, Tensor)]
     changed = tuple(chance.sample(names, min(len(names), chance.choice([1, 1, 2]))))
     for name in changed:
-        inside = op in ("pgd_step_", "random_starts") and name in ("image", "point")
+        inside = op in STEPS and name in ("image", "point", "proposal")
         if chance.random() < 0.2:
             arguments[name] = arguments[chance.choice(names)]
         else:

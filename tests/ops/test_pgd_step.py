@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from op_backends import every_backend, fast_backend
+from op_differences import identical
 from step_arguments import WRITTEN, Arguments, duplicate, step_arguments
 from torch import Tensor
 
@@ -39,13 +40,6 @@ WAYS = {  # momentum, penalised, keeps_best
     "penalty": (None, True, True),
     "all": (0.75, True, True),
 }
-
-
-def identical(a: Tensor, b: Tensor) -> bool:
-    """Equal to the bit; zeros of both signs are one number, and so are all NaN."""
-    a, b = a.cpu(), b.cpu()
-    same = (a == b) | (a.isnan() & b.isnan())
-    return a.dtype == b.dtype and a.shape == b.shape and bool(same.all())
 
 
 def assert_same(name: str, got: Tensor, expected: Tensor, case: object) -> None:

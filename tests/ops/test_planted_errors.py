@@ -38,6 +38,24 @@ ERRORS = {
         "scalar_math.h", "v > lower ? v : lower", "v < lower ? v : lower", "pgd_step_"
     ),
     "returns-unseen": PlantedError("rows/pgd_step.h", "elsewhere |=", "elsewhere &=", "pgd_step_"),
+    "average-of-the-old-direction": PlantedError(
+        "rows/backtracking_step.h",
+        "s.momentum * average + s.fresh * uphill",
+        "s.fresh * average + s.momentum * uphill",
+        "backtracking_step_",
+    ),
+    "ties-are-refused": PlantedError(
+        "rows/backtracking_step.h",
+        "a.reached[b] >= a.value[b]",
+        "a.reached[b] > a.value[b]",
+        "backtracking_step_",
+    ),
+    "refused-and-yet-best": PlantedError(
+        "rows/backtracking_step.h",
+        "taken && a.best != nullptr",
+        "a.best != nullptr",
+        "backtracking_step_",
+    ),
     "gradient-sign": PlantedError(
         "rows/label_objective.h", ": share * e)", ": -share * e)", "label_objective"
     ),

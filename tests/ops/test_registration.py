@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from backtracking_arguments import WRITTEN as WRITTEN_BACK
+from backtracking_arguments import backtracking_arguments
+from op_differences import positional
 from step_arguments import WRITTEN, duplicate, step_arguments
 
 from hcnn_fast import backends, ops
@@ -21,14 +24,6 @@ def registered() -> list[str]:
     """Names of all operations of the package that torch knows, without their namespace."""
     names = torch._C._dispatch_get_all_op_names()
     return sorted(name.removeprefix(NAMESPACE) for name in names if name.startswith(NAMESPACE))
-
-
-def positional(arguments: dict[str, Any]) -> tuple[Any, ...]:
-    """The arguments of `ops.pgd_step_` in the order of the schema."""
-    low, high = arguments["bounds"]
-    values = {**arguments, "lower": low, "upper": high}
-    schema = torch.ops.hcnn_fast.pgd_step_.default._schema
-    return tuple(values[argument.name] for argument in schema.arguments)
 
 
 def samples(name: str) -> list[tuple[Any, ...]]:
@@ -52,7 +47,14 @@ def samples(name: str) -> list[tuple[Any, ...]]:
                 torch.empty(4, 5, dtype=torch.bfloat16),
             ),
         ],
-        "pgd_step_": [positional(whole), positional(plain)],
+        "pgd_step_": [positional("pgd_step_", whole), positional("pgd_step_", plain)],
+        "backtracking_step_": [
+            positional("backtracking_step_", backtracking_arguments(shape=(3, 2, 2))),
+            positional(
+                "backtracking_step_",
+                backtracking_arguments(backtracking=None, direction="gradient", keeps_best=False),
+            ),
+        ],
         "content_hash": [(image, torch.empty(3, dtype=torch.int64))],
         "random_starts": [
             (
@@ -97,6 +99,7 @@ def test_every_registered_operation_passes_opcheck(name: str) -> None:
 
 def test_the_operations_of_the_contract_are_registered() -> None:
     assert set(registered()) >= {
+        "backtracking_step_",
         "build_config",
         "content_hash",
         "label_objective",
@@ -117,6 +120,7 @@ def test_what_an_operation_writes_is_in_its_schema(name: str) -> None:
             "content_hash": {"out"},
             "label_objective": {"value", "gradient"},
             "pgd_step_": set(WRITTEN),
+            "backtracking_step_": set(WRITTEN_BACK),
             "random_starts": {"point"},
             "select": {"row", "winner", "best_point", "prediction"},
         }[name]
