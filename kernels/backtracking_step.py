@@ -142,31 +142,31 @@ def backtracking_step_(
     check_dtype(proposal, "proposal", *FLOATING)
     rows, dtype = len(proposal), proposal.dtype
     require((best is None) == (best_value is None), "best goes with best_value")
-    written = {
-        "proposal": proposal,
-        "point": point,
-        "value": value,
-        "uphill": uphill,
-        "average": average,
-        "step_size": step_size,
-        "best": best,
-        "best_value": best_value,
-    }
-    read = {"gradient": gradient, "reached": reached, "image": image, "image_index": image_index}
     check_defined(image, "image")
     require(image.ndim >= 1, "image has no dimension, expected [N, *image]")
-    tensors = {**written, **read}
-    for name in ("point", "uphill", "average", "best", "gradient", "image"):
-        tensor = tensors[name]
-        if tensor is not None or name != "best":
-            check_rows_like(tensor, name, len(image) if name == "image" else rows, proposal)
-            check_dtype(tensor, name, dtype)
-    for name in ("value", "step_size", "best_value", "reached"):
-        tensor = tensors[name]
-        if tensor is not None or name != "best_value":
-            check_vector(tensor, name, rows, dtype, proposal)
+    of_rows = {
+        "point": point,
+        "uphill": uphill,
+        "average": average,
+        "gradient": gradient,
+        "image": image,
+    }
+    of_numbers = {
+        "value": value,
+        "step_size": step_size,
+        "reached": reached,
+    }
+    if best is not None and best_value is not None:
+        of_rows["best"], of_numbers["best_value"] = best, best_value
+    for name, tensor in of_rows.items():
+        check_rows_like(tensor, name, len(image) if name == "image" else rows, proposal)
+        check_dtype(tensor, name, dtype)
+    for name, tensor in of_numbers.items():
+        check_vector(tensor, name, rows, dtype, proposal)
     check_vector(image_index, "image_index", rows, torch.int64, proposal)
-    check_separate(tensors, written=tuple(written))
+    read = {"gradient", "reached", "image", "image_index"}
+    tensors = {"proposal": proposal, **of_rows, **of_numbers, "image_index": image_index}
+    check_separate(tensors, written=[name for name in tensors if name not in read])
     check_index(image_index, "image_index", len(image))
     check_ball(radius, lower, upper)
     require(

@@ -1,6 +1,6 @@
 """Checks of arguments, as in csrc/checks.h: a message names the argument and what was expected."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -104,7 +104,7 @@ def check_matrix(tensor: Tensor, name: str, rows: int, like: Tensor) -> None:
     )
 
 
-def check_separate(tensors: dict[str, Tensor | None], written: Sequence[str]) -> None:
+def check_separate(tensors: Mapping[str, Tensor | None], written: Sequence[str]) -> None:
     """No byte of memory that is written is seen through another argument."""
     spans = {
         name: (tensor.data_ptr(), tensor.data_ptr() + tensor.numel() * tensor.element_size())
