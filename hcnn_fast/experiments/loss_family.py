@@ -20,6 +20,7 @@ from hcnn_fast.evaluation import (
     paired_difference,
     worst_case_outcomes,
 )
+from hcnn_fast.evaluation.outcomes import any_attempt
 from hcnn_fast.evaluation.separation import DIRECTION, wrong_class_is_confident
 from hcnn_fast.experiments import figures
 from hcnn_fast.experiments.attempts import RUNS, attack_rows, clean_rows, strengthened_rows
@@ -126,6 +127,7 @@ class Measured:
     Attributes:
         worst_loss: see there; no attack finds the true mean, which is larger.
         clean, survive: points answered rightly, as they are and under every attempt.
+        sure: by p, points answered rightly with confidence p or more, as they are.
         separation: by p.
         bound: by p, what the loss bounds the share of event B by, among what was found.
     """
@@ -133,6 +135,7 @@ class Measured:
     worst_loss: float
     clean: Proportion
     survive: Proportion
+    sure: Mapping[float, Proportion]
     separation: Mapping[float, Separation]
     bound: Mapping[float, float]
 
@@ -148,6 +151,7 @@ def measured(found: Evidence) -> dict[tuple[str, float], Measured]:
                 rho,
                 _rate(outcomes.right),
                 _rate(outcomes.survivors()),
+                {p: _rate(_sure(table, p)) for p in found.settings.confidences},
                 {
                     p: estimate_separation(table, "base", confidence=p, radius=radius)
                     for p in found.settings.confidences
@@ -158,6 +162,12 @@ def measured(found: Evidence) -> dict[tuple[str, float], Measured]:
                 },
             )
     return results
+
+
+def _sure(table: AttemptTable, p: float) -> Tensor:  # [N] bool
+    """Which points are answered rightly with confidence p or more, as they are."""
+    right = table.base.right(table.label) & (table.base.confidence >= p)  # [R]
+    return any_attempt(table, table.is_clean() & right)
 
 
 def _rate(column: Tensor) -> Proportion:  # [N] bool
@@ -179,7 +189,11 @@ def findings(found: Evidence) -> Findings:
                     "clean": result.clean.to_dict(),
                     "survive": result.survive.to_dict(),
                     "separation": [
-                        {**separation.to_dict(), "bound": result.bound[p]}
+                        {
+                            **separation.to_dict(),
+                            "bound": result.bound[p],
+                            "sure": result.sure[p].to_dict(),
+                        }
                         for p, separation in result.separation.items()
                     ],
                 }
@@ -208,6 +222,7 @@ def _table(results: Mapping[tuple[str, float], Measured], settings: Settings) ->
                     *(first if place == 0 else ("",) * len(first)),
                     f"{result.worst_loss:.3f}" if place == 0 else "",
                     f"{p:g}",
+                    str(result.sure[p]),
                     str(separation.hits),
                     f"{result.bound[p]:.1%}",
                 )
@@ -222,6 +237,7 @@ def _table(results: Mapping[tuple[str, float], Measured], settings: Settings) ->
             "right under attack",
             "worst loss",
             "p",
+            "right with p",
             "B found",
             "bound",
         ),
@@ -232,6 +248,8 @@ def _table(results: Mapping[tuple[str, float], Measured], settings: Settings) ->
             " 2018, proposition 1), at most 100%.",
             "The largest loss that an attack finds is below the true one, so this bound holds for"
             " what these attacks find and proves nothing about others.",
+            "Right with p: points answered rightly with confidence p or more, as they are. Where"
+            " there are none, a model that is never confident has no event B to show.",
             f"Event B: {DIRECTION['attack']}.",
             f"All attacks: {settings.steps} steps, {settings.starts} start(s).",
         ),
@@ -246,6 +264,12 @@ def _reading(results: Mapping[tuple[str, float], Measured], found: Evidence) -> 
         f" {result.separation[p].hits} points; its loss bounds that by {result.bound[p]:.1%}."
         for role, result in at.items()
     ]
+    unsure = [role for role, result in at.items() if not result.sure[p].count]
+    if unsure:
+        said.append(
+            f"No right answer of {' and '.join(unsure)} has confidence {p:g}: that none of the"
+            " wrong ones has is no separation."
+        )
     first, *others = found.tables
     hits = {role: _hit(table, radius, p) for role, table in found.tables.items()}
     for role in others:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -60,6 +61,26 @@ def test_what_is_found_stays_below_the_bound_of_the_loss_that_is_found(found: Ev
     assert any(s["bound"] < 1.0 for s in shares)
     for row in shares:
         assert row["hits"]["count"] / row["hits"]["total"] <= row["bound"] + 1e-12
+
+
+def test_a_model_that_is_never_sure_is_said_to_show_no_separation(
+    task: Task, tmp_path: Path
+) -> None:
+    """Scaled down, the logits decide the same and are confident of nothing."""
+    faint = linear(1e-3, 1)
+    subjects = tuple(
+        replace(subject, model=faint) if subject.role == "cw_f6" else subject
+        for subject in task.subjects
+    )
+    findings = experiment.findings(run_task(replace(task, subjects=subjects), tmp_path))
+    rows = {row["loss"]: row for row in findings.numbers["models"]}
+    sure = {loss: row["separation"][0]["sure"]["count"] for loss, row in rows.items()}
+    assert sure["cw_f6"] == 0
+    assert rows["cw_f6"]["clean"]["count"] > 0
+    assert min(count for loss, count in sure.items() if loss != "cw_f6") > 0
+    said = [sentence for sentence in findings.reading if "is no separation" in sentence]
+    assert len(said) == 1
+    assert "No right answer of cw_f6 has confidence" in said[0]
 
 
 def test_equal_models_show_no_difference(found: Evidence) -> None:
