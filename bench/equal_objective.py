@@ -88,7 +88,7 @@ def main() -> None:
     found = hf.search(model, x, SHORT)
     gap = value - found.value
     report = {
-        "command": "python bench/equal_objective.py",
+        "command": " ".join(["python", *sys.argv]),
         "commit": commit(),
         "threads": torch.get_num_threads(),
         "build": hf.build_info(),
