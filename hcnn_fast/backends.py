@@ -17,6 +17,14 @@ from hcnn_fast._version import __version__
 
 REBUILD = "pip install --no-build-isolation -e ."
 NAMES = ("reference", "cpu", "cuda", "triton")
+OPERATIONS = (
+    "label_objective",
+    "pgd_step_",
+    "backtracking_step_",
+    "content_hash",
+    "random_starts",
+    "select",
+)
 
 
 @cache
@@ -26,6 +34,9 @@ def _load_extension() -> str | None:
         importlib.import_module("hcnn_fast._C")
     except ImportError as error:
         return f"the compiled extension does not load ({error}); build it: {REBUILD}"
+    for name in OPERATIONS:
+        if not hasattr(torch.ops.hcnn_fast, name):
+            return f"the compiled extension is older than the package, without {name}: {REBUILD}"
     return None
 
 

@@ -299,12 +299,5 @@ def _writes_in_place(*arguments: object) -> None:
 
 
 if backends.reasons()["cpu"] is None:
-    for _name in (
-        "label_objective",
-        "pgd_step_",
-        "backtracking_step_",
-        "content_hash",
-        "random_starts",
-        "select",
-    ):
+    for _name in backends.OPERATIONS:
         torch.library.register_fake(f"hcnn_fast::{_name}", _writes_in_place)

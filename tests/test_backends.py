@@ -33,6 +33,18 @@ def test_the_reference_can_always_run() -> None:
     assert set(backends.reasons()) == {"reference", "cpu", "cuda", "triton"}
 
 
+def test_an_extension_without_an_operation_is_said_to_be_old(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if backends.reasons()["cpu"] is not None:
+        pytest.skip("the extension does not load")
+    monkeypatch.setattr(backends, "OPERATIONS", (*backends.OPERATIONS, "of_tomorrow"))
+    reason = backends._load_extension.__wrapped__()
+    assert reason is not None
+    assert "older than the package, without of_tomorrow" in reason
+    assert backends.REBUILD in reason
+
+
 def test_auto_takes_the_compiled_operations_on_the_cpu(
     monkeypatch: pytest.MonkeyPatch, fresh: None
 ) -> None:
