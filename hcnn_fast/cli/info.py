@@ -87,6 +87,10 @@ def _card_lines(card: dict[str, Any]) -> dict[str, str]:
     }
     if recipe["radius"] > 0:
         lines["trained"] += f", l_inf radius {recipe['radius']:g}"
+    if "rejection" in card:
+        rejection = card["rejection"]
+        kept = f"{rejection['true_positive_rate']:.0%} of the right answers"
+        lines["threshold"] = f"confidence {rejection['threshold']:.3f} keeps {kept}"
     test = card["test"]
     for key, name in (("clean", "clean"), ("pgd20", "PGD-20"), ("pgd50", "PGD-50")):
         if test is not None:

@@ -1,4 +1,4 @@
-"""Classifiers: small and large architectures, and two trained ones that ship."""
+"""Classifiers: small and large architectures, and trained ones that ship."""
 
 from hcnn_fast.models.registry import build, card, load, names
 from hcnn_fast.models.resnet import CompactResNet, ResNet, ResNet18

@@ -28,7 +28,13 @@ ARCHITECTURES: Mapping[str, Callable[[], nn.Module]] = {
     "resnet18": ResNet18,
     "wide-resnet-32-10": WideResNet,
 }
-TRAINED = ("fashion-adversarial", "fashion-natural", "cifar10-adversarial", "cifar10-natural")
+TRAINED = (
+    "fashion-adversarial",
+    "fashion-natural",
+    "fashion-ccat",
+    "cifar10-adversarial",
+    "cifar10-natural",
+)
 
 
 def names() -> tuple[str, ...]:
@@ -69,6 +75,7 @@ def load(name: str, checkpoint: str | Path | None = None) -> nn.Module:
 
     Args:
         name: a trained model that ships ("fashion-adversarial", "fashion-natural",
+            "fashion-ccat", which is to be used with the threshold of its card,
             "cifar10-adversarial", "cifar10-natural"), a `.safetensors` file with its card beside it
             as `hcnn-fast train` writes them, or, with `checkpoint` or for a factory that loads
             weights itself, what `build` takes.

@@ -200,6 +200,16 @@ def test_shipped_model_reaches_the_robust_accuracy_of_its_card(name: str) -> Non
     assert_plausible(int((~attack.success).sum()), len(sample), card["test"]["pgd20"]["value"])
 
 
+def test_the_threshold_of_a_card_keeps_its_share_of_right_answers() -> None:
+    sample, model = data.load("fashion-mnist-sample"), models.load("fashion-ccat")
+    rejection = models.card("fashion-ccat")["rejection"]
+    with torch.no_grad():
+        confidence, answer = torch.softmax(model(sample.scaled()), 1).max(1)  # [N] both
+    right = answer == sample.labels
+    kept = int((right & (confidence >= rejection["threshold"])).sum())
+    assert_plausible(kept, int(right.sum()), rejection["true_positive_rate"])
+
+
 def assert_plausible(successes: int, trials: int, probability: float) -> None:
     """Both tails of the binomial beyond the count hold at least one in 10,000."""
     assert binom.cdf(successes, trials, probability) > 1e-4
