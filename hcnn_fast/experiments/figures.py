@@ -223,8 +223,9 @@ def confidence_drawing(found: Evidence, radius: float, attacks: Collection[str])
     def draw() -> Figure:
         panels = {}
         for role, table in found.tables.items():
-            attacked = table.select(attacks=attacks, radius=radius)
-            panels[f"{role}, as they are"] = sides(table, table.is_clean())
+            points = table.take(table.example >= 0)  # below are inputs that are no images
+            attacked = points.select(attacks=attacks, radius=radius)
+            panels[f"{role}, as they are"] = sides(points, points.is_clean())
             panels[f"{role}, attacked at {radius:g}"] = sides(attacked, ~attacked.is_clean())
         return histograms(panels)
 

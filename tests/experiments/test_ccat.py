@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -125,6 +126,15 @@ def test_findings_name_every_threat_and_claim(found: Evidence) -> None:
     assert set(findings.numbers["thresholds"]) == {"normal", "AT", "CCAT"}
     for drawing in findings.drawings:
         drawing.draw()
+
+
+def test_the_picture_of_confidence_is_of_the_points_and_not_of_noise(found: Evidence) -> None:
+    drawing = next(d for d in ccat.findings(found).drawings if d.name == "confidence")
+    titles = [axes.get_title(loc="left") for axes in drawing.draw().axes]
+    counts = [re.findall(r"(\d+) right, (\d+) wrong", title) for title in titles]
+    assert len(counts) == 6
+    for ((right, wrong),) in counts:
+        assert int(right) + int(wrong) == 12
 
 
 def metrics(errors: int, of: int = 100, clean: int = 5) -> Any:
