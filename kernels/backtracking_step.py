@@ -98,9 +98,8 @@ def backtracking_kernel(
         i = begin + tl.arange(0, BLOCK)
         inside = i < elements
         z = tl.load(proposal + offset + i, mask=inside, other=0.0)
-        u = finite(tl.load(gradient + offset + i, mask=inside, other=0.0))
-        if SIGNS:
-            u = signed_step(tl.full((), 1.0, DTYPE), u)
+        g = tl.load(gradient + offset + i, mask=inside, other=0.0)
+        u = signed_step(tl.full((), 1.0, DTYPE), g) if SIGNS else finite(g)
         if best is not None:
             tl.store(best + offset + i, z, mask=i < kept)
         if BACKTRACKS:

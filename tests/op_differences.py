@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from backtracking_arguments import WRITTEN as WRITTEN_BACK
+from backtracking_arguments import WRITTEN as WRITTEN_BY_BACKTRACKING
 from backtracking_arguments import backtracking_arguments
 from step_arguments import WRITTEN, Arguments, duplicate, step_arguments
 from torch import Tensor
@@ -103,7 +103,7 @@ def _backtracking_steps(operations: Any) -> Iterator[Comparison]:
         expected, got = duplicate(arguments), duplicate(arguments)
         ops.backtracking_step_(**expected, backend="reference")
         operations.backtracking_step_(*positional("backtracking_step_", got))
-        for name in WRITTEN_BACK:
+        for name in WRITTEN_BY_BACKTRACKING:
             yield got[name], expected[name], 0.0
 
 

@@ -171,6 +171,7 @@ def _climb(
         )
         if not clipped:
             region.project_(proposal)
-    kept, height = (point, value) if best is None or best_value is None else (best, best_value)
-    better = hill.height(proposal) > height  # the last point needs no gradient
-    return torch.where(better.view((-1,) + (1,) * (proposal.ndim - 1)), proposal, kept)
+    if best is not None and best_value is not None:
+        point, value = best, best_value
+    better = hill.height(proposal) > value  # the last point needs no gradient
+    return torch.where(better.view((-1,) + (1,) * (proposal.ndim - 1)), proposal, point)

@@ -10,9 +10,9 @@ optimised. Decisions that the source paper leaves open are taken and documented 
 * NCN without a p-confident point abstains: label -1, value -inf, the most confident point found.
 """
 
+from hcnn_fast.reference.backtracking_step import backtracking_step_
 from hcnn_fast.reference.operations import (
     KINDS,
-    backtracking_step_,
     content_hash,
     label_objective,
     norm_of,

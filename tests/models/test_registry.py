@@ -210,6 +210,13 @@ def test_the_threshold_of_a_card_keeps_its_share_of_right_answers() -> None:
     assert_plausible(kept, int(right.sum()), rejection["true_positive_rate"])
 
 
+def test_the_threshold_of_a_card_is_that_of_its_evaluation() -> None:
+    rejection = models.card("fashion-ccat")["rejection"]
+    report = Path(__file__).parents[2] / rejection["evaluation"] / "numbers.json"
+    numbers = json.loads(report.read_text())["numbers"]
+    assert rejection["threshold"] == numbers["thresholds"]["CCAT"]
+
+
 def assert_plausible(successes: int, trials: int, probability: float) -> None:
     """Both tails of the binomial beyond the count hold at least one in 10,000."""
     assert binom.cdf(successes, trials, probability) > 1e-4

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from backtracking_arguments import WRITTEN as WRITTEN_BACK
+from backtracking_arguments import WRITTEN as WRITTEN_BY_BACKTRACKING
 from backtracking_arguments import backtracking_arguments
 from op_backends import fast_backend
 from step_arguments import WRITTEN, step_arguments
@@ -285,7 +285,7 @@ def sharing(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 PAIRS = {
     "pgd_step_": WRITTEN,
-    "backtracking_step_": WRITTEN_BACK,
+    "backtracking_step_": WRITTEN_BY_BACKTRACKING,
     "label_objective": ("value", "gradient"),
 }
 
@@ -352,7 +352,7 @@ VALUE_CHANGES: tuple[Callable[[Tensor], Any], ...] = (
 )
 
 
-STEPS = ("pgd_step_", "backtracking_step_", "random_starts")
+IN_BALLS = ("pgd_step_", "backtracking_step_", "random_starts")
 
 
 def malformed(op: str, chance: random.Random) -> tuple[Arguments, tuple[str, ...]]:
@@ -361,7 +361,7 @@ def malformed(op: str, chance: random.Random) -> tuple[Arguments, tuple[str, ...
     names = [name for name, value in arguments.items() if isinstance(value, Tensor)]
     changed = tuple(chance.sample(names, min(len(names), chance.choice([1, 1, 2]))))
     for name in changed:
-        inside = op in STEPS and name in ("image", "point", "proposal")
+        inside = op in IN_BALLS and name in ("image", "point", "proposal")
         if chance.random() < 0.2:
             arguments[name] = arguments[chance.choice(names)]
         else:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from backtracking_arguments import WRITTEN as WRITTEN_BACK
+from backtracking_arguments import WRITTEN as WRITTEN_BY_BACKTRACKING
 from backtracking_arguments import backtracking_arguments
 from op_differences import positional
 from step_arguments import WRITTEN, duplicate, step_arguments
@@ -120,7 +120,7 @@ def test_what_an_operation_writes_is_in_its_schema(name: str) -> None:
             "content_hash": {"out"},
             "label_objective": {"value", "gradient"},
             "pgd_step_": set(WRITTEN),
-            "backtracking_step_": set(WRITTEN_BACK),
+            "backtracking_step_": set(WRITTEN_BY_BACKTRACKING),
             "random_starts": {"point"},
             "select": {"row", "winner", "best_point", "prediction"},
         }[name]
