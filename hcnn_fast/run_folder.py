@@ -45,7 +45,8 @@ def open_run(
             raise ValueError(f"{folder} is in use by another run; wait for its end") from error
         _check_run(folder, fingerprint, resume)
         for left in folder.rglob(".*.part"):  # of a write that was killed
-            left.unlink()
+            # A worker of a run that ended on another's failure may be finishing its file just now.
+            left.unlink(missing_ok=True)
         yield
 
 
