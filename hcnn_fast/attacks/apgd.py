@@ -131,15 +131,14 @@ def checkpoints(steps: int) -> list[int]:
 def _climb(
     problem: Problem,
     runs: Runs,
-    start: Tensor,  # [B, *image]
+    point: Tensor,  # [B, *image] within ball and bounds
     loss: LossName,
     norm: AutoNorm,
 ) -> Tensor:  # [B, *image]
     """Best point of every run; every decision is per run and stays on the device."""
     config = problem.config
     hill, region = Hill(problem, runs, LOSSES[loss]), problem.region(runs, norm)
-    shape = (-1,) + (1,) * (start.ndim - 1)
-    point = region.project_(start)
+    shape = (-1,) + (1,) * (point.ndim - 1)
     at = hill.slope(point)
     value, gradient = at.value, at.gradient
     best, best_value, best_gradient = point, value, gradient

@@ -46,6 +46,20 @@ def initial_points(
     names: Sequence[Initialisation],
     draw: Draw,
     norm: BallNorm,
+) -> Tensor:  # [B, *image]
+    """The points of `drawn_points`, projected onto ball and bounds."""
+    drawn = drawn_points(problem, runs, names, draw, norm)
+    if set(names) == {"zero"}:
+        return drawn
+    return problem.region(runs, norm).project_(drawn)
+
+
+def drawn_points(
+    problem: Problem,
+    runs: Runs,
+    names: Sequence[Initialisation],
+    draw: Draw,
+    norm: BallNorm,
 ) -> Tensor:  # [B, *image], not yet projected
     """First points of CCAT's attacks (Stutz et al. 2020; spec B.3).
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -74,9 +75,6 @@ class Region:
         bounds: tuple[float, float],
     ) -> None:
         self.image, self.radius, self.norm, self.bounds = image, radius, norm, bounds
-        if norm == "linf":
-            self._lower = (image - radius).clamp_min(bounds[0])  # [B, *image]
-            self._upper = (image + radius).clamp_max(bounds[1])  # [B, *image]
 
     def project_(
         self,
@@ -87,7 +85,7 @@ class Region:
         For l2 and l1 the result lies inside also after rounding: it is rounded towards the image.
         """
         if self.norm == "linf":
-            return torch.clamp(point, self._lower, self._upper, out=point)
+            return torch.clamp(point, *self._ends, out=point)
         centre = self.image.flatten(1).double()  # [B, D]
         away = point.flatten(1).double() - centre  # [B, D]
         size = away.abs()
@@ -100,6 +98,12 @@ class Region:
         placed = _towards(self.image, torch.copysign(kept, away).view_as(point)).clamp_(low, high)
         shape = (-1,) + (1,) * (point.ndim - 1)
         return torch.where(inside.view(shape), point, placed, out=point)
+
+    @cached_property
+    def _ends(self) -> tuple[Tensor, Tensor]:  # [B, *image] both
+        """Smallest and largest values of ball and bounds of l_inf."""
+        low, high = self.bounds
+        return (self.image - self.radius).clamp_min(low), (self.image + self.radius).clamp_max(high)
 
 
 def _towards(

@@ -130,7 +130,7 @@ def pgd_conf(
 def _climb(
     problem: Problem,
     runs: Runs,
-    start: Tensor,  # [B, *image]
+    proposal: Tensor,  # [B, *image] within ball and bounds, overwritten
     objective: ConfObjective,
     norm: BallNorm,
     backtracking: float | None,
@@ -141,7 +141,6 @@ def _climb(
     # The step itself clips to ball and bounds of l_inf; other balls are projected onto after it.
     clipped = norm == "linf"
     radius, bounds = (config.radius, config.bounds) if clipped else (math.inf, EVERYWHERE)
-    proposal = region.project_(start)
     uphill, average = torch.zeros_like(proposal), torch.zeros_like(proposal)
     point, value = proposal.clone(), proposal.new_full((len(runs),), -math.inf)
     # What backtracking takes never falls, so that the point is the best one.

@@ -60,7 +60,7 @@ def solve(
         scored, steps, batch = _scored(
             problem, problem.every_run(targets, starts, part), climb, loss, least, batch
         )
-        attempt = _chosen(scored, count, choice)  # [n]
+        attempt = _chosen(scored, image[part], count, choice)  # [n]
         kept.append(scored.rows(attempt + count * torch.arange(len(attempt), device=image.device)))
         attempts.append(attempt)
         spent += steps
@@ -82,7 +82,6 @@ class _Scored:
     rise: Tensor  # [B]
     hit: Tensor  # [B] bool
     confidence: Tensor  # [B]
-    distance: Tensor  # [B] from the image, l_inf
 
     def rows(self, row: Tensor) -> _Scored:
         return _Scored(
@@ -90,7 +89,6 @@ class _Scored:
             rise=self.rise[row],
             hit=self.hit[row],
             confidence=self.confidence[row],
-            distance=self.distance[row],
         )
 
 
@@ -105,7 +103,7 @@ def _scored(
     """What these runs find, the gradient steps spent, and the batch that memory sufficed for."""
     point = problem.image.new_empty((len(runs), *problem.image.shape[1:]))
     rise, confidence = point.new_empty(len(runs)), point.new_empty(len(runs))
-    distance, hit = torch.empty_like(rise), torch.empty_like(runs.index, dtype=torch.bool)
+    hit = torch.empty_like(runs.index, dtype=torch.bool)
     spent = 0
 
     def run(begin: int, end: int) -> None:
@@ -118,16 +116,15 @@ def _scored(
         rise[rows] = rise_of(LOSSES[loss], logits, some.label, some.target)
         hit[rows] = logits.argmax(1) != some.label if least is None else rise[rows] >= least
         confidence[rows] = torch.softmax(logits, 1).amax(1)
-        distance[rows] = size_of(point[rows] - problem.image[some.index], "linf")
         spent += steps
 
     batch = in_batches(len(runs), batch, run)
-    found = _Scored(point=point, rise=rise, hit=hit, confidence=confidence, distance=distance)
-    return found, spent, batch
+    return _Scored(point=point, rise=rise, hit=hit, confidence=confidence), spent, batch
 
 
 def _chosen(
     scored: _Scored,  # of n images, `count` runs each
+    image: Tensor,  # [n, *image]
     count: int,
     choice: Choice,
 ) -> Tensor:  # [n] int64, the first of equals
@@ -136,6 +133,9 @@ def _chosen(
     if choice == "first_success":
         return torch.where(hit, torch.inf, rise).argmax(1)
     if choice != "best":
-        among = -scored.distance.view(-1, count) if choice == "nearest_success" else rise
+        among = rise
+        if choice == "nearest_success":
+            away = scored.point - image.repeat_interleave(count, 0)  # [B, *image]
+            among = -size_of(away, "linf").view(-1, count)
         rise = torch.where(hit.any(1, keepdim=True), among.masked_fill(~hit, -torch.inf), rise)
     return rise.argmax(1)

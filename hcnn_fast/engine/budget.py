@@ -149,7 +149,7 @@ def own_weights(model: Classifier, prepared: PreparedModel) -> int:
     shared = {tensor.untyped_storage().data_ptr() for tensor in _weights(caller)}
     own = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-        for tensor in _weights(prepared.copies())
+        for tensor in _weights(prepared.copies)
     }
     return sum(size for place, size in own.items() if place not in shared)
 

@@ -146,6 +146,7 @@ class PreparedModel:
                     parameter.data = parameter.data.to(dtype)
         return lowered
 
+    @functools.cached_property
     def copies(self) -> nn.ModuleList:
         """The modules that stand for the caller's model."""
         both = {id(m): m for m in (self._exact, self._fast) if isinstance(m, nn.Module)}

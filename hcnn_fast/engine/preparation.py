@@ -24,6 +24,7 @@ SAMPLES = 64  # values of every larger tensor that are compared
 DEPTH = 6  # how far attributes of attributes are followed
 
 _PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
+_CONTAINERS = (dict, OrderedDict, list, tuple, set, frozenset)
 _CODE = (type, types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType)
 
 
@@ -32,6 +33,7 @@ class _Kept:
     owner: weakref.ref[nn.Module]
     state: ModelState  # of the owner
     prepared: PreparedModel
+    copies: ModelState  # of the modules that stand for the owner
 
 
 _kept: OrderedDict[tuple[Any, ...], _Kept] = OrderedDict()
@@ -58,15 +60,15 @@ def prepared_model(
     with _lock:
         kept = _kept.pop(key, None)
     if kept is not None and kept.owner() is model and kept.state.equals(state):
-        prepared = kept.prepared
+        used = kept
     else:
         prepared = PreparedModel(model, precision, image)
-    copies = prepared.copies()
-    before = ModelState.of(copies)
-    yield prepared  # one that failed in use is not kept
-    if prepared.is_copy and before.equals(ModelState.of(copies)):
+        copies = ModelState.of(prepared.copies)
+        used = _Kept(weakref.ref(model, lambda _: _drop(key)), state, prepared, copies)
+    yield used.prepared  # one that failed in use is not kept
+    if used.prepared.is_copy and used.copies.equals(ModelState.of(used.prepared.copies)):
         with _lock:
-            _kept[key] = _Kept(weakref.ref(model, lambda _: _drop(key)), state, prepared)
+            _kept[key] = used
             _kept.move_to_end(key)
             while len(_kept) > KEPT:
                 _kept.popitem(last=False)
@@ -133,6 +135,8 @@ def _outline(value: Any, tensors: list[Tensor], seen: set[int], depth: int) -> A
     """A value that compares equal as long as the object is as it is; collects its tensors."""
     if value is None or isinstance(value, _PLAIN):
         return value
+    if type(value) in _CONTAINERS and not value:  # such as the hooks of most modules
+        return type(value)
     if isinstance(value, Tensor):
         tensors.append(value)
         return len(tensors)

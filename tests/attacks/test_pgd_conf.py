@@ -13,7 +13,7 @@ from tiny_classifiers import Counting, convolutional, images, linear
 from torch import Tensor
 
 from hcnn_fast.attacks import pgd_conf
-from hcnn_fast.attacks.initial_points import check_initialisations, initial_points
+from hcnn_fast.attacks.initial_points import check_initialisations, drawn_points
 from hcnn_fast.attacks.norm_balls import size_of
 from hcnn_fast.attacks.runs import Runs, posed
 from hcnn_fast.config import SearchConfig
@@ -30,7 +30,7 @@ def starts_of(model: Any, x: Tensor, y: Tensor, names: Any, norm: Any, **setting
     with posed(model, x, y, config) as problem:
         rows = torch.arange(len(x))
         runs = Runs(index=rows, label=y, target=y, start=torch.zeros_like(y))
-        return initial_points(problem, runs, names, "every", norm)
+        return drawn_points(problem, runs, names, "every", norm)
 
 
 # The published loop

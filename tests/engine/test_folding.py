@@ -125,8 +125,8 @@ def test_a_pre_activation_network_is_folded_where_a_norm_follows_a_convolution()
 
 def test_the_low_precision_copy_is_made_of_the_folded_one() -> None:
     prepared = PreparedModel(convolutional(), "bfloat16", images(1))
-    assert len(prepared.copies()) == 2
-    assert all(norms_in(copied) == 0 for copied in prepared.copies())
+    assert len(prepared.copies) == 2
+    assert all(norms_in(copied) == 0 for copied in prepared.copies)
 
 
 def test_a_model_that_draws_noise_is_folded_and_its_trials_draw_none() -> None:

@@ -241,3 +241,31 @@ def test_an_outline_repeats_until_an_attribute_of_any_module_changes() -> None:
         changed = preparation.ModelState.of(model)
         assert not state.equals(changed)
         state = changed
+
+
+def test_a_container_that_was_empty_is_followed_too() -> None:
+    model = Scaled()
+    model.notes = {}  # as hooks and the like are
+    state = preparation.ModelState.of(model)
+    model.notes["shift"] = 1.0
+    assert not state.equals(preparation.ModelState.of(model))
+
+
+def test_a_kept_model_is_looked_at_once_and_its_copies_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Looking takes a good part of the time of a search on one small image."""
+    model, x = Scaled().eval(), images(1)
+    hf.search(model, x, CONFIG)
+    looks: list[nn.Module] = []
+    of = preparation.ModelState.of
+
+    def noted(module: nn.Module) -> preparation.ModelState:
+        looks.append(module)
+        return of(module)
+
+    monkeypatch.setattr(preparation.ModelState, "of", staticmethod(noted))
+    hf.search(model, x, CONFIG)
+    assert len(looks) == 2
+    assert looks[0] is model
+    assert looks[1] is not model
