@@ -10,6 +10,7 @@ import typer
 
 from hcnn_fast.cli.train_methods import MethodOptions, method_fields
 from hcnn_fast.cli.train_run import TrainRequest, run_train, summary
+from hcnn_fast.data import mirrors
 from hcnn_fast.training.losses import LossName
 from hcnn_fast.training.recipe import Method, Recipe, TrainingPrecision
 from hcnn_fast.training.settings import SmoothedOver, Transition
@@ -114,8 +115,13 @@ def train(
         float, typer.Option(help="Of the average of weights; 0: none.", rich_help_panel=RECIPE)
     ] = 0.999,
     flip: Annotated[
-        bool, typer.Option(help="Mirror half of the images.", rich_help_panel=RECIPE)
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--flip/--no-flip",
+            help="Mirror half of the images; if not given, of all data but digits and letters.",
+            rich_help_panel=RECIPE,
+        ),
+    ] = None,
     shift: Annotated[
         int,
         typer.Option(min=0, help="Move images by up to so many pixels.", rich_help_panel=RECIPE),
@@ -211,8 +217,8 @@ def train(
     manifold: Annotated[
         str | None,
         typer.Option(
-            help="on-manifold: glyphs-easy, glyphs-moderate or glyphs-hard, with that --data and"
-            " --no-flip, or the .safetensors file of a learned one; glyphs-hard if not given.",
+            help="on-manifold: glyphs-easy, glyphs-moderate or glyphs-hard, with that --data,"
+            " or the .safetensors file of a learned one; glyphs-hard if not given.",
             rich_help_panel=METHOD,
         ),
     ] = None,
@@ -289,7 +295,7 @@ def train(
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         average_decay=average_decay,
-        flip=flip,
+        flip=mirrors(data) if flip is None else flip,
         shift=shift,
         validation_images=validation_images,
         patience=patience,

@@ -91,6 +91,15 @@ def load(
     return _mnist_family(name, "FashionMNIST", FASHION_CLASSES, split, folder, download)
 
 
+def mirrors(name: str) -> bool:
+    """Whether mirrored images of a data set are of their class still: digits and letters are not.
+
+    Args:
+        name: as for `load`.
+    """
+    return name != "mnist" and name not in GLYPHS
+
+
 def data_root(root: str | Path | None = None) -> Path:
     """Folder of the data: the argument, else HCNN_FAST_DATA, else ~/.cache/hcnn_fast."""
     if root is not None:

@@ -64,6 +64,16 @@ class PairedDifference:
         tail = sum(comb(differing, k) for k in range(min(self.gained, self.lost) + 1))
         return min(1.0, float(2 * tail / 2**differing))
 
+    @property
+    def direction(self) -> int:
+        """Which one is right more often beyond chance: 1 the second, -1 the first, 0 neither.
+
+        By the sign test at 1 - `level`, which is sharper than `interval`.
+        """
+        if self.p_value > 1.0 - self.level:
+            return 0
+        return 1 if self.gained > self.lost else -1
+
     def __str__(self) -> str:
         """The difference in points of percentage, its interval and p, such as -3.1 [...]."""
         low, high = self.interval

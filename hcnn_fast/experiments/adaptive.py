@@ -110,13 +110,12 @@ def reading(radius: float, its: RadiusOutcome) -> tuple[str, ...]:
 
 
 def _verdict(gain: PairedDifference, ours: str, other: str) -> str:
-    low, high = gain.interval
-    if low > 0.0:
+    if gain.direction > 0:
         return (
             f"{ours} is better than {other} against these attacks by more than chance explains;"
             " a stronger attack may undo it."
         )
-    if high < 0.0:
+    if gain.direction < 0:
         return f"{ours} is worse than {other} by more than chance explains."
     if gain.difference > 0.0:
         return f"{ours} is ahead, but not beyond chance: no gain over {other} is shown."

@@ -19,7 +19,7 @@ from hcnn_fast.experiments.ccat_claims import claims
 from hcnn_fast.experiments.ccat_measures import TPR, Calibrated, measure
 from hcnn_fast.experiments.claim import Claim
 from hcnn_fast.experiments.experiment import Drawing, Evidence, Experiment, Findings, TextTable
-from hcnn_fast.experiments.family import Family, Member
+from hcnn_fast.experiments.family import Family, Member, recipe_fields
 from hcnn_fast.experiments.settings import Budget, Settings, Training
 from hcnn_fast.training import Recipe
 
@@ -32,16 +32,10 @@ DATA_NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10"}  # as `evaluation.publish
 
 def members(settings: Settings) -> tuple[Member, ...]:
     """Normal training, AT-50%, and CCAT, at the first of the radii, all else equal."""
-    assert settings.training is not None, "an experiment with a family has it"
-    shared: dict[str, Any] = {
-        "epochs": settings.training.epochs,
-        "seed": settings.seed,
-        "batch_size": 100,
-    }
-    radius = settings.radii[0]
-    attacked: dict[str, Any] = {**shared, "radius": radius, "attack_steps": 20}
+    shared: dict[str, Any] = {**recipe_fields(settings), "batch_size": 100}
+    attacked = {**shared, **recipe_fields(settings, settings.radii[0]), "attack_steps": 20}
     return (
-        Member(NORMAL, Recipe.natural(**shared)),
+        Member(NORMAL, Recipe(method="natural", **shared)),
         Member(AT, Recipe(method="at50", **attacked)),
         Member(CCAT, Recipe(method="ccat", **attacked)),
     )

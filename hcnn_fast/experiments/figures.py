@@ -14,6 +14,7 @@ from hcnn_fast.experiments.experiment import Drawing, Evidence
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette: distinct to every kind of colour vision.
@@ -85,7 +86,7 @@ def paired_bars(
         axes.set_ylim(len(group) - 0.4, -0.6)
         axes.set_title(title, loc="left", fontsize=10.5)
         _plain(axes)
-        _percent(axes)
+        _rates(axes)
     panels[-1].set_xlabel(label)
     if len(names) > 1:
         handles, _ = panels[0].get_legend_handles_labels()
@@ -115,7 +116,7 @@ def histograms(panels: Mapping[str, tuple[Any, Any]]) -> Figure:
         )
         axes.set_title(f"{title}\n{len(right)} right, {len(wrong)} wrong", loc="left", fontsize=9.5)
         axes.set_xlim(0.0, 1.0)
-        axes.yaxis.set_major_formatter("{x:.1%}")
+        _shares(axes.yaxis)
         _plain(axes)
     for axes in grid[-1]:
         axes.set_xlabel("confidence of the answer")
@@ -150,7 +151,7 @@ def curves(
         axes.set_title(title, loc="left", fontsize=10.5)
         axes.set_xlabel(x_label)
         axes.set_ylim(-0.02, 1.02)
-        axes.yaxis.set_major_formatter("{x:.0%}")
+        _shares(axes.yaxis)
         axes.grid(alpha=0.25)
         _plain(axes)
     grid[0].set_ylabel(y_label)
@@ -172,8 +173,8 @@ def scatter(
             axes.scatter(x, y, color=colour, label=name, s=26, alpha=0.85, linewidths=0)
         axes.set_title(title, loc="left", fontsize=10.5)
         axes.set_xlabel(x_label)
-        axes.xaxis.set_major_formatter("{x:.0%}")
-        axes.yaxis.set_major_formatter("{x:.0%}")
+        _shares(axes.xaxis)
+        _shares(axes.yaxis)
         axes.grid(alpha=0.25)
         _plain(axes)
     grid[0].set_ylabel(y_label)
@@ -197,6 +198,7 @@ def distributions(
             axes.hist(values, edges, color=colour, label=name, histtype="step", linewidth=1.6)
         axes.set_title(title, loc="left", fontsize=10.5)
         axes.set_xlabel(label)
+        _counts(axes.yaxis)
         _plain(axes)
     grid[0].set_ylabel("points")
     _legend(figure, grid[0])
@@ -247,8 +249,22 @@ def _plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _percent(axes: Axes) -> None:
+def _rates(axes: Axes) -> None:
     """Rates along the axis, with room for numbers at their ends."""
     axes.set_xlim(0.0, 1.1)
     axes.set_xticks(numpy.linspace(0.0, 1.0, 6))
-    axes.xaxis.set_major_formatter("{x:.0%}")
+    _shares(axes.xaxis)
+
+
+def _shares(axis: Axis) -> None:
+    """Shares as percentages, with as many digits as tell the ticks apart."""
+    from matplotlib.ticker import PercentFormatter
+
+    axis.set_major_formatter(PercentFormatter(xmax=1.0))
+
+
+def _counts(axis: Axis) -> None:
+    """Ticks at whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True))

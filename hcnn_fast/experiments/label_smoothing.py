@@ -29,7 +29,7 @@ from hcnn_fast.experiments.experiment import (
     TextTable,
     Work,
 )
-from hcnn_fast.experiments.family import Family, Member
+from hcnn_fast.experiments.family import Family, Member, recipe_fields
 from hcnn_fast.experiments.masking import measurements, survivors
 from hcnn_fast.experiments.masking_attacks import (
     MAIN,
@@ -59,13 +59,7 @@ def role_of(amount: float) -> str:
 
 def members(settings: Settings) -> tuple[Member, ...]:
     """A model for every amount, all else equal."""
-    assert settings.training is not None, "an experiment with a family has it"
-    shared: dict[str, Any] = {
-        "radius": 0.0,
-        "epochs": settings.training.epochs,
-        "seed": settings.seed,
-        "validation_images": 0,
-    }
+    shared: dict[str, Any] = {**recipe_fields(settings), "validation_images": 0}
     return tuple(
         Member(
             role_of(amount),
@@ -263,29 +257,26 @@ def _reading(
 ) -> tuple[str, ...]:
     said = []
     best = max(promised, key=lambda role: promised[role].difference)
-    gain, rest = promised[best], kept[best]
-    low, high = gain.interval[0], rest.interval[1]
     said.append(
-        f"Under {weak}, at radius {radius:g}, {best} gains {gain}; under all attacks {rest}."
+        f"Under {weak}, at radius {radius:g}, {best} gains {promised[best]}; under all attacks"
+        f" {kept[best]}."
     )
-    if low > 0.0 and rest.interval[0] <= 0.0:
-        said.append(
-            "So smoothing looks robust to the weak attack beyond chance, and to all attacks"
-            " together no gain is shown."
-        )
-    elif low > 0.0:
-        said.append(
-            f"So smoothing looks robust to the weak attack, and some of that is left under all"
-            f" attacks here (at most {100.0 * high:.1f} points)."
-        )
-    else:
+    seeming = [role for role, gain in promised.items() if gain.direction > 0]
+    for role in seeming:
+        if kept[role].direction > 0:
+            most = 100.0 * kept[role].interval[1]
+            left = f"some of that is left under all attacks here (at most {most:.1f} points)"
+        else:
+            left = "under all attacks together no gain is shown"
+        said.append(f"{role} looks robust to the weak attack beyond chance, and {left}.")
+    if not seeming:
         said.append("So no gain of smoothing is shown here, not even under the weak attack.")
     transfer = "transfer from no smoothing"
     for role, model in models.items():
         if transfer in model.right:
             white = model.right[weak]
             worse = paired_difference(white, model.right[transfer])
-            if worse.interval[1] < 0.0:
+            if worse.direction < 0:
                 said.append(
                     f"{role}: fewer points survive what was made on the model without smoothing"
                     f" than survive {weak} on the model itself ({worse}): a sign of masking."

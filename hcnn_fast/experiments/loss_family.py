@@ -32,7 +32,7 @@ from hcnn_fast.experiments.experiment import (
     TextTable,
     Work,
 )
-from hcnn_fast.experiments.family import Family, Member
+from hcnn_fast.experiments.family import Family, Member, recipe_fields
 from hcnn_fast.experiments.settings import TRAINING_RADIUS, Budget, Settings, Training
 from hcnn_fast.training import Recipe, wrong_confidence_bound
 from hcnn_fast.training.losses import LossName
@@ -48,18 +48,15 @@ EVERY_CLASS = "strengthened PGD"
 
 def members(settings: Settings) -> tuple[Member, ...]:
     """A model for every loss, trained at the radius that is usual for the data, all else equal."""
-    assert settings.training is not None, "an experiment with a family has it"
     radius = TRAINING_RADIUS.get(settings.data, settings.radii[-1])
     return tuple(
         Member(
             loss,
             Recipe(
                 loss=loss,
-                radius=radius,
                 attack_steps=5,
-                epochs=settings.training.epochs,
-                seed=settings.seed,
                 validation_images=0,
+                **recipe_fields(settings, radius),
             ),
         )
         for loss in LOSSES
@@ -270,12 +267,12 @@ def _reading(results: Mapping[tuple[str, float], Measured], found: Evidence) -> 
             f"No right answer of {' and '.join(unsure)} has confidence {p:g}: that none of the"
             " wrong ones has is no separation."
         )
-    first, *others = found.tables
     hits = {role: _hit(table, radius, p) for role, table in found.tables.items()}
-    for role in others:
+    sure = [role for role in hits if role not in unsure]
+    for role in sure[1:]:
+        first = sure[0]
         difference = paired_difference(hits[first], hits[role])
-        low, high = difference.interval
-        verdict = "fewer" if high < 0.0 else "more" if low > 0.0 else None
+        verdict = {1: "more", -1: "fewer"}.get(difference.direction)
         if verdict:
             said.append(f"{role} has {verdict} of them than {first}, beyond chance: {difference}.")
         else:

@@ -32,6 +32,7 @@ TRAINED = (
     "fashion-adversarial",
     "fashion-natural",
     "fashion-ccat",
+    "fashion-at50",
     "cifar10-adversarial",
     "cifar10-natural",
 )
@@ -75,7 +76,7 @@ def load(name: str, checkpoint: str | Path | None = None) -> nn.Module:
 
     Args:
         name: a trained model that ships ("fashion-adversarial", "fashion-natural",
-            "fashion-ccat", which is to be used with the threshold of its card,
+            "fashion-ccat", which is to be used with the threshold of its card, "fashion-at50",
             "cifar10-adversarial", "cifar10-natural"), a `.safetensors` file with its card beside it
             as `hcnn-fast train` writes them, or, with `checkpoint` or for a factory that loads
             weights itself, what `build` takes.

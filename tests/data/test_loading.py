@@ -143,3 +143,8 @@ def test_failed_download_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(RuntimeError, match="MNIST could not be downloaded") as caught:
         data.load("mnist", root=tmp_path, download=True)
     assert "\n" not in str(caught.value)
+
+
+def test_clothes_and_objects_may_be_mirrored_and_signs_may_not() -> None:
+    mirrored = {name for name in data.NAMES if data.mirrors(name)}
+    assert mirrored == {"fashion-mnist", "fashion-mnist-sample", "cifar10"}

@@ -43,6 +43,22 @@ def test_interval_covers_the_true_difference_as_often_as_it_says() -> None:
         assert 0.95 <= covered <= 1.0 + 1e-9
 
 
+def test_a_direction_is_claimed_by_chance_at_most_as_often_as_the_level_leaves() -> None:
+    """Equally good classifiers that differ on n examples."""
+    for differing in range(1, 40):
+        claimed = sum(
+            math.comb(differing, gained)
+            for gained in range(differing + 1)
+            if PairedDifference(gained, differing - gained, 100).direction != 0
+        )
+        assert claimed / 2**differing <= 0.05
+
+
+@pytest.mark.parametrize(("gained", "lost", "direction"), [(6, 0, 1), (0, 6, -1), (5, 0, 0)])
+def test_a_direction_names_the_better_one(gained: int, lost: int, direction: int) -> None:
+    assert PairedDifference(gained, lost, 200).direction == direction
+
+
 def test_equal_answers_leave_room_for_chance() -> None:
     low, high = PairedDifference(0, 0, 32).interval
     assert low == -high

@@ -13,6 +13,7 @@ from small_task import linear, run_task, small_task
 from torch import nn
 
 from hcnn_fast.cli.main import main
+from hcnn_fast.evaluation import PairedDifference
 from hcnn_fast.experiments import Subject, Task
 from hcnn_fast.experiments import label_smoothing as experiment
 from hcnn_fast.experiments.trained import MODELS
@@ -161,3 +162,11 @@ def test_a_model_without_a_right_answer_is_reported_as_such(tmp_path: Path) -> N
     assert hopeless["accuracy"][experiment.CLEAN]["count"] == 0
     assert hopeless["confidence"] is hopeless["masking"] is None
     assert numbers[experiment.role_of(0.0)]["masking"] is not None
+
+
+def test_a_gain_that_all_attacks_undo_is_told_from_one_of_which_some_is_left() -> None:
+    promised = {"a": PairedDifference(20, 0, 100), "b": PairedDifference(9, 0, 100)}
+    kept = {"a": PairedDifference(15, 0, 100), "b": PairedDifference(1, 1, 100)}
+    said = experiment._reading({}, promised, kept, "PGD-10", 0.1)
+    assert any(s.startswith("a looks robust") and "some of that is left" in s for s in said)
+    assert any(s.startswith("b looks robust") and "no gain is shown" in s for s in said)

@@ -81,6 +81,9 @@ def test_a_model_that_is_never_sure_is_said_to_show_no_separation(
     said = [sentence for sentence in findings.reading if "is no separation" in sentence]
     assert len(said) == 1
     assert "No right answer of cw_f6 has confidence" in said[0]
+    compared = [s for s in findings.reading if "no difference" in s or "beyond chance" in s]
+    assert len(compared) == 3
+    assert not any("cw_f6" in sentence for sentence in compared)
 
 
 def test_equal_models_show_no_difference(found: Evidence) -> None:

@@ -165,6 +165,7 @@ def test_checkpoint_never_runs_code(tmp_path: Path) -> None:
 
 
 OF_SAMPLE = [name for name in TRAINED if models.card(name)["data"] == "fashion-mnist"]
+REJECTING = {"fashion-ccat": "CCAT", "fashion-at50": "AT"}  # their roles in the evaluation
 KINDS = {  # architecture, shape and classes, by the data that a model was trained on
     "fashion-mnist": ("small-cnn", [1, 28, 28], FASHION_CLASSES),
     "cifar10": ("compact-resnet", [3, 32, 32], CIFAR_CLASSES),
@@ -200,9 +201,10 @@ def test_shipped_model_reaches_the_robust_accuracy_of_its_card(name: str) -> Non
     assert_plausible(int((~attack.success).sum()), len(sample), card["test"]["pgd20"]["value"])
 
 
-def test_the_threshold_of_a_card_keeps_its_share_of_right_answers() -> None:
-    sample, model = data.load("fashion-mnist-sample"), models.load("fashion-ccat")
-    rejection = models.card("fashion-ccat")["rejection"]
+@pytest.mark.parametrize("name", REJECTING)
+def test_the_threshold_of_a_card_keeps_its_share_of_right_answers(name: str) -> None:
+    sample, model = data.load("fashion-mnist-sample"), models.load(name)
+    rejection = models.card(name)["rejection"]
     with torch.no_grad():
         confidence, answer = torch.softmax(model(sample.scaled()), 1).max(1)  # [N] both
     right = answer == sample.labels
@@ -210,11 +212,12 @@ def test_the_threshold_of_a_card_keeps_its_share_of_right_answers() -> None:
     assert_plausible(kept, int(right.sum()), rejection["true_positive_rate"])
 
 
-def test_the_threshold_of_a_card_is_that_of_its_evaluation() -> None:
-    rejection = models.card("fashion-ccat")["rejection"]
+@pytest.mark.parametrize("name", REJECTING)
+def test_the_threshold_of_a_card_is_that_of_its_evaluation(name: str) -> None:
+    rejection = models.card(name)["rejection"]
     report = Path(__file__).parents[2] / rejection["evaluation"] / "numbers.json"
     numbers = json.loads(report.read_text())["numbers"]
-    assert rejection["threshold"] == numbers["thresholds"]["CCAT"]
+    assert rejection["threshold"] == numbers["thresholds"][REJECTING[name]]
 
 
 def assert_plausible(successes: int, trials: int, probability: float) -> None:

@@ -178,3 +178,16 @@ def test_a_method_is_trained_and_its_settings_are_in_the_card(
     assert refusal.count("\n") == 1
     assert main(words(root, tmp_path / "other", "--rho", "8", method="trades")) == 2
     assert "--rho is of method ccat; it says nothing to trades" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("option", "flip"), [((), False), (("--flip",), True)])
+def test_digits_are_mirrored_only_where_that_is_asked_for(
+    root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    option: tuple[str, ...],
+    flip: bool,
+) -> None:
+    short = ("--epochs", "1", "--images", "64", "--test-images", "0", "--json", "--quiet")
+    assert main(words(root, tmp_path, *short, *option, method="natural")) == 0
+    assert json.loads(capsys.readouterr().out)["recipe"]["flip"] is flip
