@@ -9,7 +9,7 @@ as their documentation says.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -105,7 +105,8 @@ def plain_loop(
     radius: float,
     steps: int,
     step_size: float,
-) -> Tensor:  # [N, C]
+    labels: Iterable[int] | None = None,
+) -> Tensor:  # [N, C], or of these labels alone
     """A careful loop by hand: frozen weights, gradient in the images alone, no library around."""
 
     def gradient(z: Tensor, labels: Tensor) -> Tensor:
@@ -120,7 +121,7 @@ def plain_loop(
         return z
 
     with _frozen(model), torch.enable_grad():
-        return _label_by_label(model, x, climb)
+        return _label_by_label(model, x, climb, labels)
 
 
 def compiled_loop(
@@ -170,10 +171,11 @@ def _label_by_label(
     model: nn.Module,
     x: Tensor,  # [N, *image]
     climb: Callable[[Tensor, Tensor], Tensor],
-) -> Tensor:  # [N, C]
+    labels: Iterable[int] | None = None,
+) -> Tensor:  # [N, C], or of these labels alone
     """Confidence at the point where `climb(images, labels)` ends, label after label."""
     reached = []
-    for label in range(_classes(model, x)):
+    for label in range(_classes(model, x)) if labels is None else labels:
         z = climb(x, torch.full((len(x),), label, device=x.device))
         with torch.no_grad():
             reached.append(torch.softmax(as_logits(model(z), len(z)), 1)[:, label])
