@@ -123,6 +123,19 @@ def resolve(name: str, device_type: str) -> str:
     return name
 
 
+def float32_products() -> dict[str, str]:
+    """How torch multiplies float32 on CUDA now: "ieee", "tf32", or "none" (torch's default).
+
+    These are switches of the whole process (`torch.backends.cuda.matmul.fp32_precision`,
+    `torch.backends.cudnn.conv.fp32_precision`). A search runs under them and never sets them.
+    """
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    return {
+        "matrices": cuda.matmul.fp32_precision,
+        "convolutions": cudnn.conv.fp32_precision,  # type: ignore[attr-defined]  # set at import
+    }
+
+
 def build_info() -> dict[str, Any]:
     """Versions, what was compiled (cpu, cuda archs, openmp), and which backends can run."""
     return {
@@ -133,6 +146,7 @@ def build_info() -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "cuda_float32_products": float32_products(),
         "compiled": compiled(),
         "backends": {name: "can run" if why is None else why for name, why in reasons().items()},
     }

@@ -62,6 +62,9 @@ class SearchConfig:
         labels: labels tried: None for all, or the k likeliest at the image.
         bounds: smallest and largest value that an input may take.
         precision: arithmetic of the model in the search; the answer is always scored in float32.
+            Whether a GPU multiplies float32 as TF32 is torch's setting for the whole process (it
+            does in convolutions unless told otherwise): the search keeps to it and never sets it;
+            `build_info` tells it.
         backend: implementation of the fused operations; "auto" takes the fastest that can run.
         tolerance: objective that may be given up to stop early; 0: stop only where nothing changes.
             With more, labels that cannot win by more are not climbed for, and runs end where less

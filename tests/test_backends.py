@@ -168,6 +168,21 @@ def test_build_info_tells_versions_and_backends_as_json() -> None:
         assert set(info["compiled"]) >= {"cuda", "cuda_archs", "cuda_reason", "openmp", "compiler"}
 
 
+def test_a_search_keeps_to_the_float32_products_that_the_process_has_chosen() -> None:
+    switches = {"matrices": torch.backends.cuda.matmul, "convolutions": torch.backends.cudnn.conv}
+    before = hf.build_info()["cuda_float32_products"]
+    try:
+        for chosen in ("tf32", "ieee"):
+            for switch in switches.values():
+                switch.fp32_precision = chosen
+            hf.search(linear(), images(), hf.SearchConfig.mcn(0.1, steps=2, precision="bfloat16"))
+            assert hf.build_info()["cuda_float32_products"] == dict.fromkeys(switches, chosen)
+    finally:
+        for name, switch in switches.items():
+            switch.fp32_precision = before[name]
+    assert hf.build_info()["cuda_float32_products"] == before
+
+
 @pytest.mark.parametrize("name", ["reference", "cpu"])
 def test_both_backends_find_the_same_points(name: str) -> None:
     if backends.reasons()[name] is not None:

@@ -61,8 +61,9 @@ def _splits(name: str, root: Path | None) -> dict[str, Any]:
 def _sections(found: dict[str, Any]) -> list[tuple[str, dict[str, str]]]:
     build = dict(found["build"])
     sections = [("Backends", {k: str(v) for k, v in build.pop("backends").items()})]
-    compiled = build.pop("compiled")
+    compiled, products = build.pop("compiled"), build.pop("cuda_float32_products")
     versions = {name: str(value) for name, value in build.items()}
+    versions |= {f"CUDA float32: {name}": value for name, value in products.items()}
     versions |= {f"compiled: {name}": str(value) for name, value in compiled.items()}
     sections.insert(0, ("Versions", versions))
     for name, card in found["models"].items():

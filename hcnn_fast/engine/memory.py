@@ -9,9 +9,9 @@ from torch import Tensor
 
 # On the CPU the batch is kept small enough that the activations of a layer stay near the caches:
 # larger blocks are evicted between layers, or even mapped and faulted in anew at every step. A
-# model of large activations still gets a few images, to share the reading of its weights.
-CPU_LAYER_BYTES = 3 << 19
-CPU_LEAST = 16
+# model of large activations still gets some images, to share the reading of its weights.
+CPU_LAYER_BYTES = 3 << 20
+CPU_LEAST = 32
 GPU_SHARE = 0.5
 LARGEST_BATCH = 8192
 BLOCK_BYTES = 3 << 28
