@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from hcnn_fast import backends
 from hcnn_fast.config import SearchConfig
 from hcnn_fast.engine.budget import plan_within_budget
+from hcnn_fast.engine.free_memory import freed_memory_kept
 from hcnn_fast.engine.inputs import Classifier, check_model, check_values, within_bounds
 from hcnn_fast.engine.memory import in_batches, plan_block
 from hcnn_fast.engine.model import resolve_precision
@@ -105,7 +107,8 @@ def _search_blocks(
     precision = resolve_precision(config.precision, x)
     first = within_bounds(images[:1], config)
     joined = _Joined(len(images))
-    with prepared_model(model, precision, first) as prepared:
+    kept = freed_memory_kept() if config.memory_budget is None else nullcontext()
+    with kept, prepared_model(model, precision, first) as prepared:
         if config.memory_budget is None:
             batch = config.batch_size or prepared.planned_batch
             solver = Solver(prepared, problem, backend, batch)

@@ -15,6 +15,7 @@ from hcnn_fast.attacks.losses import LOSSES, LossName
 from hcnn_fast.attacks.norm_balls import BallNorm, Region
 from hcnn_fast.config import SearchConfig
 from hcnn_fast.engine.ball import Ball
+from hcnn_fast.engine.free_memory import freed_memory_kept
 from hcnn_fast.engine.inputs import (
     Classifier,
     check_finite,
@@ -182,7 +183,7 @@ def posed(
             one = image[:1] if len(image) else black  # without images there are classes still
             precision = resolve_precision(config.precision, image)
             backend = backends.resolve(config.backend, image.device.type)
-            with prepared_model(checked, precision, one) as prepared:
+            with freed_memory_kept(), prepared_model(checked, precision, one) as prepared:
                 classes = prepared.classes
                 label = check_labels(label, image, classes)
                 for name in losses:
