@@ -69,7 +69,7 @@ def search(model: Classifier, x: Tensor, config: SearchConfig) -> SearchResult:
 
     With a tolerance, the most promising label of an image is climbed for first, and of the others
     those that could still pass it; a run ends when too little is in reach, and one that used all
-    its steps is made again with steps of half the length (see `engine.headroom`). The values of
+    its steps is made again with shorter and longer ones (see `engine.climber`). The values of
     labels that were not climbed for are those at the image.
 
     A module is prepared once and used again until something of it has changed.

@@ -17,7 +17,7 @@ from hcnn_fast.engine.model import PreparedModel
 from hcnn_fast.engine.nearest import approach
 from hcnn_fast.engine.slopes import Slope
 
-OTHER_LENGTHS = (0.5, 2.0)  # times the first run's steps, for those that are not done in time
+OTHER_LENGTHS = (0.7, 2.0, 3.0)  # times the first run's steps, for those that are not done in time
 
 
 class Climber:
