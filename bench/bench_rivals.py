@@ -41,6 +41,7 @@ RADIUS, STEPS, CLASSES = 0.03, 10, 10
 STEP_SIZE = 2.5 * RADIUS / STEPS
 CASES = [("fashion", 1), ("fashion", 64), ("resnet18", 1), ("resnet18", 32), ("vit", 4)]
 IDS = [f"{DEVICE}-{name}-N{count}-L{CLASSES}-K{STEPS}" for name, count in CASES]
+LONG = 20.0  # seconds of a run from which on it is timed twice, not three times
 CHECKED = 2  # images on which a row's confidences are compared with the plain loop's
 # In confidence: rounding turns the sign of gradients that are nearly zero, and in bfloat16, whose
 # values choose the best point, that of more.
@@ -156,7 +157,7 @@ def bench_rivals(benchmark: Any, way: str, name: str, count: int) -> None:
         run(model, x)
         wait_for(x.device)
 
-    benchmark.pedantic(timed, rounds=3)
+    benchmark.pedantic(timed, rounds=3 if watched.seconds < LONG else 2)
     figures = CostFigures(
         images=count,
         asked_steps=count * CLASSES * STEPS,
