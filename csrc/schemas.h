@@ -26,6 +26,9 @@ void define_operations(Library& m) {
   m.def(
       "select(Tensor point, Tensor logits, Tensor value, Tensor certainty, int starts, "
       "Tensor(a!) row, Tensor(b!) winner, Tensor(c!) best_point, Tensor(d!) prediction) -> ()");
+  m.def(
+      "winograd_convolution(Tensor maps, Tensor weight, Tensor? bias, int padding, "
+      "int vector_bytes, Tensor(a!) workspace, Tensor(b!) out) -> ()");
 }
 
 }  // namespace hcnn_fast

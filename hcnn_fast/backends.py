@@ -24,6 +24,7 @@ OPERATIONS = (
     "content_hash",
     "random_starts",
     "select",
+    "winograd_convolution",
 )
 
 

@@ -108,7 +108,7 @@ def _search_blocks(
     first = within_bounds(images[:1], config)
     joined = _Joined(len(images))
     kept = freed_memory_kept() if config.memory_budget is None else nullcontext()
-    with kept, prepared_model(model, precision, first) as prepared:
+    with kept, prepared_model(model, precision, first, backend) as prepared:
         if config.memory_budget is None:
             batch = config.batch_size or prepared.planned_batch
             solver = Solver(prepared, problem, backend, batch)

@@ -183,7 +183,8 @@ def posed(
             one = image[:1] if len(image) else black  # without images there are classes still
             precision = resolve_precision(config.precision, image)
             backend = backends.resolve(config.backend, image.device.type)
-            with freed_memory_kept(), prepared_model(checked, precision, one) as prepared:
+            prepare = prepared_model(checked, precision, one, backend)
+            with freed_memory_kept(), prepare as prepared:
                 classes = prepared.classes
                 label = check_labels(label, image, classes)
                 for name in losses:

@@ -107,14 +107,14 @@ class BenchReport:
         roofs: the rates of the machine.
         rows: what was measured.
         scaling: what was measured at other sizes.
-        folding: what the search did with the BatchNorm layers, of each model that has some.
+        preparation: layers that the search computes otherwise, of each model that has some.
     """
 
     request: BenchRequest
     roofs: Roofs
     rows: tuple[Row, ...]
     scaling: tuple[ScalingPoint, ...]
-    folding: dict[str, str]
+    preparation: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values."""
@@ -127,7 +127,7 @@ class BenchReport:
             "roofs": self.roofs.to_dict(),
             "rows": [row.to_dict() for row in self.rows],
             "scaling": [point.to_dict() for point in self.scaling],
-            "folding": self.folding,
+            "preparation": self.preparation,
             "plot": None if request.plot is None else str(request.plot),
             "build": backends.build_info(),
         }
@@ -154,7 +154,7 @@ def run_bench(request: BenchRequest) -> BenchReport:
     points = sum(len(plan) for plan in plans) if request.plot is not None else 0
     rows: list[Row] = []
     scaling: list[ScalingPoint] = []
-    folding: dict[str, str] = {}
+    preparation: dict[str, str] = {}
     total = 1 + len(loaded) * len(ways) + points
     with progress_bar("Measuring", total, quiet=request.quiet) as advance:
         roofs = measure_roofs(request.device)
@@ -164,14 +164,14 @@ def run_bench(request: BenchRequest) -> BenchReport:
                 figures, reason = _measure(way, run, classifier, x, classes, roofs, request)
                 rows.append(Row(classifier.name, source, way, figures, reason))
                 advance(1)
-            folding |= _folding(classifier, x, request.config)
+            preparation |= _preparation(classifier, x, request.config)
             if request.plot is not None:
                 scaling += measure_scaling(classifier, x, plan, request.rounds, advance)
     if request.plot is not None:
         from hcnn_fast.cli.bench_plot import draw_scaling
 
         draw_scaling(scaling, request.plot)
-    return BenchReport(request, roofs, tuple(rows), tuple(scaling), folding)
+    return BenchReport(request, roofs, tuple(rows), tuple(scaling), preparation)
 
 
 def _ways(request: BenchRequest) -> dict[str, Run]:
@@ -221,17 +221,23 @@ def _measure(
     ), ""
 
 
-def _folding(
+def _preparation(
     classifier: LoadedClassifier,
     x: Tensor,  # [N, *image]
     config: SearchConfig,
 ) -> dict[str, str]:
-    """The model's name with what became of its BatchNorm layers, unless it has none."""
-    with prepared_model(classifier.model, resolve_precision(config.precision, x), x[:1]) as made:
-        if not made.folded and made.unfolded is None:
-            return {}
-        left = "" if made.unfolded is None else f" ({made.unfolded})"
-        return {classifier.name: f"{made.folded} BatchNorm layers folded into others{left}"}
+    """The model's name with the layers that the search computes otherwise, if there are some."""
+    precision = resolve_precision(config.precision, x)
+    said = []
+    with prepared_model(classifier.model, precision, x[:1], config.backend) as made:
+        if made.folded or made.unfolded is not None:
+            left = "" if made.unfolded is None else f" ({made.unfolded})"
+            said.append(f"{made.folded} BatchNorm layers folded into others{left}")
+        if made.winograd:
+            said.append(
+                f"{made.winograd} convolutions with a quarter of the products, counted here in full"
+            )
+    return {classifier.name: "; ".join(said)} if said else {}
 
 
 def _load(name: str, request: BenchRequest) -> tuple[LoadedClassifier, Tensor, str, int]:

@@ -57,9 +57,9 @@ def cost_table(report: BenchReport) -> Table:
 def sentences(report: BenchReport) -> list[str]:
     """What bounds each search, why a rival is missing, and how the rest compare with the search.
 
-    First comes what the search did with BatchNorm layers.
+    First comes which layers the search computes otherwise.
     """
-    lines = [f"{name}: {text}" for name, text in report.folding.items()]
+    lines = [f"{name}: {text}" for name, text in report.preparation.items()]
     own: CostFigures | None = None
     for row in report.rows:
         if row.figures is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from dataclasses import dataclass
 from typing import Any
@@ -10,17 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hcnn_fast.engine.inputs import as_logits
+from hcnn_fast.engine.layers import is_plain
 from hcnn_fast.engine.recording import Recorder
-
-# Of the largest logit, or of 1: rounding of deep networks stays below, a wrong factor does not.
-# In float32 it is 1.5e-5 per logit, which moves no probability by more than half as much.
-TOLERANCE = 128  # machine epsilons
+from hcnn_fast.engine.trial import TrialFailed, agree, trial_logits, twin
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, *_TRANSPOSED)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-_DTYPES = (torch.float32, torch.float64)  # others would round the products visibly
 
 _log = logging.getLogger("hcnn_fast")
 
@@ -70,7 +65,7 @@ def fold_batch_norms(
         unfolded = None
         if folded < norms:
             unfolded = f"{norms - folded} of {norms} do not alone follow a layer that can hold them"
-    except _NotFolded as reason:
+    except (_NotFolded, TrialFailed) as reason:
         model, folded, unfolded = frozen, 0, str(reason)
     _log.info(
         "%s: %d of %d BatchNorm layers folded%s",
@@ -97,20 +92,15 @@ def _fold(
         raise _NotFolded("hooks are registered for all modules")
     if any(hasattr(module, "_orig_mod") for module in frozen.modules()):
         raise _NotFolded("parts of the model are compiled")
-    model, watched = _twin(frozen), _twin(frozen)
+    model, watched = twin(frozen), twin(frozen)
     pairs, logits = _pairs(watched, image)
     if pairs != _pairs(watched, torch.cat([image, image]))[0]:
         raise _NotFolded("the path through the model depends on the size of the batch")
     for norm, layer in pairs.items():
         _fold_pair(model.get_submodule(layer), model.get_submodule(norm))
-    if pairs and not _agree(_logits(_twin(model), image), logits):
+    if pairs and not agree(trial_logits(twin(model), image), logits):
         raise _NotFolded("the logits change by more than rounding")
     return model, len(pairs)
-
-
-def _twin(frozen: nn.Module) -> nn.Module:
-    """A copy with the same parameters: a trial leaves its traces there."""
-    return copy.deepcopy(frozen, {id(p): p for p in frozen.parameters()})
 
 
 def _pairs(
@@ -119,47 +109,17 @@ def _pairs(
 ) -> tuple[dict[str, str], Tensor]:  # [B, C]
     """Names of the norms that can be folded, each with its layer's, and the logits."""
     named = dict(model.named_modules())
-    layers = {name: m for name, m in named.items() if type(m) in _LAYERS and _is_plain(m)}
+    layers = {name: m for name, m in named.items() if type(m) in _LAYERS and is_plain(m)}
     norms = {
         name: m
         for name, m in named.items()
-        if _is_norm(m) and _is_plain(m) and m.running_mean is not None and m.running_var is not None
+        if _is_norm(m) and is_plain(m) and m.running_mean is not None and m.running_var is not None
     }
     recorder = Recorder(layers, norms)
-    with recorder:
-        logits = _logits(model, images, recorder)
+    logits = trial_logits(model, images, recorder)
     if recorder.dependence is not None:
         raise _NotFolded(f"the forward pass reads values of tensors ({recorder.dependence})")
     return recorder.pairs, logits
-
-
-def _logits(
-    model: nn.Module,
-    images: Tensor,  # [B, *image]
-    recorder: Recorder | None = None,
-) -> Tensor:  # [B, C]
-    """A trial pass that draws the same random numbers every time and uses up none."""
-    devices = [images.device] if images.device.type == "cuda" else []
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices):
-            answer = model(images)
-            if recorder is not None:
-                recorder.finish()  # while what the model returns is alive
-            return as_logits(answer, len(images))
-    except Exception as error:
-        raise _NotFolded(f"a trial failed: {type(error).__name__}: {error}") from error
-
-
-def _agree(
-    found: Tensor,  # [1, C]
-    expected: Tensor,  # [1, C]
-) -> bool:
-    """Whether the logits are the same up to the rounding of their dtype."""
-    if found.shape != expected.shape or found.dtype != expected.dtype:
-        return False
-    scale = max(1.0, float(expected.abs().max()))
-    allowed = TOLERANCE * torch.finfo(expected.dtype).eps * scale
-    return bool(((found - expected).abs() <= allowed).all())  # False for NaN
 
 
 def _is_norm(module: nn.Module) -> bool:
@@ -167,15 +127,6 @@ def _is_norm(module: nn.Module) -> bool:
     kind = type(module)
     frozen = (kind.__module__, kind.__name__) == ("torchvision.ops.misc", "FrozenBatchNorm2d")
     return kind in _NORMS or frozen
-
-
-def _is_plain(module: nn.Module) -> bool:
-    """Whether it computes what its class says, in one precision, and nobody looks on."""
-    hooked = any(value for name, value in vars(module).items() if name.endswith("_hooks"))
-    overridden = any(callable(getattr(type(module), name, None)) for name in vars(module))
-    tensors = [*module.parameters(), *module.buffers()]
-    dtypes = {tensor.dtype for tensor in tensors if tensor.dtype != torch.int64}  # batches counted
-    return not hooked and not overridden and len(dtypes) == 1 and dtypes <= set(_DTYPES)
 
 
 def _fold_pair(layer: Any, norm: Any) -> None:

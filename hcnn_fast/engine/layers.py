@@ -1,4 +1,4 @@
-"""Layers of a prepared model whose input gradient is computed in a cheaper way."""
+"""Layers of a prepared model: which may be replaced, and a cheaper input gradient of some."""
 
 from __future__ import annotations
 
@@ -7,6 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+_DTYPES = (torch.float32, torch.float64)  # others would round the products visibly
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether it computes what its class says, in one precision, and nobody looks on."""
+    hooked = any(value for name, value in vars(module).items() if name.endswith("_hooks"))
+    overridden = any(callable(getattr(type(module), name, None)) for name in vars(module))
+    tensors = [*module.parameters(), *module.buffers()]
+    dtypes = {tensor.dtype for tensor in tensors if tensor.dtype != torch.int64}  # batches counted
+    return not hooked and not overridden and len(dtypes) == 1 and dtypes <= set(_DTYPES)
 
 
 class _GreyConv2d(torch.autograd.Function):

@@ -15,6 +15,7 @@ from hcnn_fast.engine.folding import fold_batch_norms
 from hcnn_fast.engine.inputs import Classifier, as_logits
 from hcnn_fast.engine.layers import replace_grey_convolutions
 from hcnn_fast.engine.memory import in_batches, plan_batch_size
+from hcnn_fast.engine.winograd import with_winograd_convolutions
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 _WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -90,12 +91,14 @@ class PreparedModel:
         model: nn.Module or callable, images [B, *image] to logits [B, C].
         precision: "float32" (the dtype of the images), "bfloat16" or "float16" for `fast`.
         image: an image to try layouts on, or none (then `classes` is not known).
+        compiled: whether convolutions may be computed by the compiled extension.
 
     Attributes:
         lowered: whether `fast` has another precision than `exact`.
         is_copy: whether it stands apart from the caller's model.
         folded: BatchNorm layers that the layers before them compute as well.
         unfolded: why other BatchNorm layers are left, or None where none is.
+        winograd: convolutions that take a quarter of the products.
     """
 
     def __init__(
@@ -103,16 +106,21 @@ class PreparedModel:
         model: Classifier,
         precision: Precision,
         image: Tensor,  # [0 or 1, *image]
+        compiled: bool = False,
     ) -> None:
         self._exact: Classifier = model
         self.folded = 0
         self.unfolded: str | None = None
+        self.winograd = 0
         if isinstance(model, nn.Module):
             folded = fold_batch_norms(frozen_copy(model), image, model)
             self.folded, self.unfolded = folded.folded, folded.unfolded
             self._exact = channels_last(folded.model, image, model)
             if self._exact is not model and image.device.type == "cpu":
                 replace_grey_convolutions(self._exact)
+                if compiled and precision == "float32":
+                    changed = with_winograd_convolutions(self._exact, image)
+                    self._exact, self.winograd = changed.model, changed.layers
         self._fast = self._exact
         self._dtype = DTYPES.get(precision)
         if self._dtype is not None and isinstance(self._exact, nn.Module):

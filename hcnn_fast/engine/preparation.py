@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hcnn_fast import backends
 from hcnn_fast.config import Precision
 from hcnn_fast.engine.inputs import Classifier
 from hcnn_fast.engine.model import PreparedModel
@@ -45,24 +46,32 @@ def prepared_model(
     model: Classifier,
     precision: Precision,
     image: Tensor,  # [1, *image]
+    backend: str = "auto",
 ) -> Iterator[PreparedModel]:
     """A prepared model that nobody else uses meanwhile, made now or kept from an earlier call.
 
     A kept one is used only if everything the preparation read of the caller's model is as it was:
     modules, their attributes, and the versions and sampled values of all tensors. One that its own
     forward pass has changed, such as a layer that counts its calls, is not kept.
+
+    Args:
+        model: nn.Module or callable, images [B, *image] to logits [B, C].
+        precision: of the search.
+        image: one of the images.
+        backend: that of the operations; convolutions are compiled if it is "cpu".
     """
     if not isinstance(model, nn.Module):
         yield PreparedModel(model, precision, image)
         return
-    key = (id(model), precision, image.device, image.dtype, image.shape)
+    compiled = backends.resolve(backend, image.device.type) == "cpu"
+    key = (id(model), precision, image.device, image.dtype, image.shape, compiled)
     state = ModelState.of(model)
     with _lock:
         kept = _kept.pop(key, None)
     if kept is not None and kept.owner() is model and kept.state.equals(state):
         used = kept
     else:
-        prepared = PreparedModel(model, precision, image)
+        prepared = PreparedModel(model, precision, image, compiled)
         copies = ModelState.of(prepared.copies)
         used = _Kept(weakref.ref(model, lambda _: _drop(key)), state, prepared, copies)
     yield used.prepared  # one that failed in use is not kept

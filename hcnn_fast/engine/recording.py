@@ -29,13 +29,15 @@ _DEPENDENT = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 class Recorder:
     """Watches one pass while it is entered; the modules must not be used otherwise.
 
+    It is to be left while what the pass returns is alive.
+
     Args:
         layers: convolutions and linear layers, by name.
         norms: normalisations in evaluation mode, by name.
 
     Attributes:
         dependence: by what the program read values of tensors, or None.
-        pairs: after `finish`, norm to layer: both were called once, the norm alone read the
+        pairs: after the pass, norm to layer: both were called once, the norm alone read the
             output of the layer, channels are in its dimension 1, and the parameters and buffers
             of both were read by themselves alone.
     """
@@ -65,11 +67,13 @@ class Recorder:
             stack.enter_context(_Operations(self))
             self._stack = stack.pop_all()
 
-    def __exit__(self, *exception: Any) -> None:
-        self._stack.__exit__(*exception)
+    def __exit__(self, kind: Any, *exception: Any) -> None:
+        self._stack.__exit__(kind, *exception)
+        if kind is None:
+            self._conclude()
 
-    def finish(self) -> None:
-        """Conclude; what the pass returned is still alive, so that an output in it counts."""
+    def _conclude(self) -> None:
+        """Note the pairs; what the pass returned is still alive, so that an output in it counts."""
         readers = Counter(self._read_by.values())
         self.pairs = {
             norm: layer

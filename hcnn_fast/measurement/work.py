@@ -19,8 +19,9 @@ class ModelWork:
     """What one image needs, in a batch of `batch` images.
 
     A multiplication and an addition are two floating-point operations; only products (linear,
-    convolution, attention) are counted, as is usual. Bytes are those of every tensor that an
-    operation reads or writes, views apart: what moves if nothing is fused or stays in a cache.
+    convolution, attention) are counted, as is usual, convolutions as plain sums. Bytes are those of
+    every tensor that an operation reads or writes, views apart: what moves if nothing is fused or
+    stays in a cache.
 
     Attributes:
         forward_flops, backward_flops: of a forward pass, and of the gradient in the image.

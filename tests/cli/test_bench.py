@@ -140,9 +140,17 @@ def test_bench_says_what_became_of_batch_norm_layers(run: Run, folder: Path) -> 
     code, out, err = run("bench", *words)
     assert (code, err) == (0, "")
     assert "normalised:make: 1 BatchNorm layers folded into others (1 of 2 do not alone" in out
-    found = json.loads(run("bench", *words, "--json").out)["folding"]
+    found = json.loads(run("bench", *words, "--json").out)["preparation"]
     assert found["normalised:make"].startswith("1 BatchNorm layers folded")
-    assert json.loads(run("bench", *TINY, "--json").out)["folding"] == {}
+    assert json.loads(run("bench", *TINY, "--json").out)["preparation"] == {}
+
+
+def test_bench_says_which_convolutions_take_fewer_products(run: Run) -> None:
+    words = ("--model", "small-cnn", "--shape", "1x28x28", *SMALL)
+    said = "1 convolutions with a quarter of the products, counted here in full"
+    assert f"small-cnn (random weights): {said}" in run("bench", *words).out
+    lower = json.loads(run("bench", *words, "--precision", "bfloat16", "--json").out)
+    assert lower["preparation"] == {}
 
 
 def test_random_weights_and_images_are_the_same_every_time(run: Run, folder: Path) -> None:

@@ -13,8 +13,8 @@ from tiny_classifiers import convolutional, images
 from torch import Tensor, nn
 
 import hcnn_fast as hf
-from hcnn_fast.engine.folding import TOLERANCE
 from hcnn_fast.engine.model import PreparedModel
+from hcnn_fast.engine.trial import TOLERANCE
 from hcnn_fast.models.resnet import ResNet18
 from hcnn_fast.models.wide_resnet import WideResNet
 

@@ -26,6 +26,10 @@ def registered() -> list[str]:
     return sorted(name.removeprefix(NAMESPACE) for name in names if name.startswith(NAMESPACE))
 
 
+def channels_last(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
 def samples(name: str) -> list[tuple[Any, ...]]:
     """Arguments of an operation that opcheck calls it with; KeyError for one that is unknown."""
     logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
@@ -83,6 +87,17 @@ def samples(name: str) -> list[tuple[Any, ...]]:
                 torch.empty(3, dtype=torch.int64),
             )
         ],
+        "winograd_convolution": [
+            (
+                channels_last(torch.rand(2, 16, 5, 4)),
+                torch.rand(36, 16 * 16),
+                torch.rand(16),
+                1,
+                0,
+                torch.zeros(1, 12, 36 * 32 + 32),
+                channels_last(torch.zeros(2, 16, 5, 4)),
+            )
+        ],
     }[name]
 
 
@@ -106,6 +121,7 @@ def test_the_operations_of_the_contract_are_registered() -> None:
         "pgd_step_",
         "random_starts",
         "select",
+        "winograd_convolution",
     }
 
 
@@ -123,6 +139,7 @@ def test_what_an_operation_writes_is_in_its_schema(name: str) -> None:
             "backtracking_step_": set(WRITTEN_BY_BACKTRACKING),
             "random_starts": {"point"},
             "select": {"row", "winner", "best_point", "prediction"},
+            "winograd_convolution": {"workspace", "out"},
         }[name]
     )
     assert len(schema.returns) == (name == "build_config")

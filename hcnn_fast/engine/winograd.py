@@ -1,0 +1,223 @@
+"""3x3 convolutions of a prepared model with a quarter of the products, on the CPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hcnn_fast.engine.layers import is_plain
+from hcnn_fast.engine.trial import TrialFailed, agree, trial_logits, twin
+
+# As in csrc/operations/winograd_convolution.h and its CPU implementation.
+TAPS, TILE, CHANNELS, PANEL, GAP = 3, 4, 16, 32, 16
+PRODUCTS = (TILE + TAPS - 1) ** 2
+POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)  # and infinity
+
+FEW_TILES, MANY_TILES = 24, 48  # that a thread has in work: near its cache; worth reading weights
+LARGE_WEIGHTS = 16 << 20  # bytes of transformed weights that no cache holds
+FILLED = 0.5  # of the tiles, at least: what they compute beyond the maps is thrown away
+# Transformed weights take four times the room, once for each direction. Deep layers, whose weights
+# are the largest, stay as they are where a model's come to more.
+MODEL_BYTES = 512 << 20
+
+
+def transform_weight(
+    weight: Tensor,  # [O, I, 3, 3]
+) -> Tensor:  # [36, I * O] float32
+    """G g G^T of the weights g, in the order in which the operation reads them.
+
+    The rows of G evaluate a polynomial of degree 2 at POINTS, over the product of a point's
+    distances from the others, and at infinity. They are multiplied in float64 and rounded once.
+    """
+    rows = []
+    for at in POINTS:
+        scale = 1.0
+        for other in POINTS:
+            scale *= at - other if other != at else 1.0
+        rows.append([at**power / scale for power in range(TAPS)])
+    rows.append([0.0, 0.0, 1.0])
+    g = torch.tensor(rows, dtype=torch.float64, device=weight.device)  # [6, 3]
+    products = torch.einsum("ai,bj,koij->abok", g, g, weight.double()).flatten(0, 1)  # [36, I, O]
+    panels = products.float().split(PANEL, 2)
+    return torch.cat([panel.flatten(1) for panel in panels], 1)
+
+
+def tiles_in(size: int) -> int:
+    """Tiles that cover so many outputs along an axis."""
+    return -(-size // TILE)
+
+
+def winograd_convolution(
+    maps: Tensor,  # [B, I, H, W] float32 in channels-last order
+    weight: Tensor,  # [36, I * O] of transform_weight
+    bias: Tensor | None,  # [O]
+    padding: int,
+    vector_bytes: int = 0,
+) -> Tensor:  # [B, O, H', W'] in channels-last order
+    """conv2d with 3x3 weights and stride 1, rounded about twice as much as a plain sum.
+
+    Winograd 1980, as in Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016:
+    F(4x4, 3x3), with points that round less than the usual ones. An entry that is not finite
+    makes all outputs of its tiles NaN.
+
+    Args:
+        maps: what is convolved; channels are multiples of 16.
+        weight: see `transform_weight`.
+        bias: of the outputs.
+        padding: zeros around the maps, 0 to 2 on each side.
+        vector_bytes: of the registers used: 16, 32 or 64, or 0 for the widest there are.
+
+    Raises:
+        RuntimeError: an argument is not as it should be, or the processor has no such registers.
+    """
+    images, channels, height, width = maps.shape
+    out_channels = weight.shape[1] // channels
+    height, width = height + 2 * padding - TAPS + 1, width + 2 * padding - TAPS + 1
+    out = torch.empty(
+        (images, out_channels, height, width),
+        dtype=maps.dtype,
+        device=maps.device,
+        memory_format=torch.channels_last,
+    )
+    most = FEW_TILES if weight.nbytes < LARGE_WEIGHTS else MANY_TILES
+    workspace = maps.new_empty(
+        torch.get_num_threads(), most, PRODUCTS * (channels + out_channels) + 2 * GAP
+    )
+    torch.ops.hcnn_fast.winograd_convolution(
+        maps, weight, bias, padding, vector_bytes, workspace, out
+    )
+    return out
+
+
+class _Convolution(torch.autograd.Function):
+    """The convolution; backward gives the gradient in the maps alone."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        maps: Tensor,  # [B, I, H, W]
+        layer: WinogradConv2d,
+    ) -> Tensor:  # [B, O, H', W']
+        ctx.layer = layer
+        return winograd_convolution(maps, layer.ahead, layer.bias, layer.width)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # [B, O, H', W']
+        gradient = gradients[0].contiguous(memory_format=torch.channels_last)
+        layer = ctx.layer
+        return winograd_convolution(gradient, layer.back, None, TAPS - 1 - layer.width), None
+
+
+class WinogradConv2d(nn.Conv2d):
+    """nn.Conv2d with frozen 3x3 weights, transformed once.
+
+    Attributes:
+        ahead, back: [36, I * O], the weights of the convolution and of its input gradient, which is
+            a convolution as well: of turned weights, from output to input channels.
+        width: of the padding.
+    """
+
+    ahead: nn.Parameter
+    back: nn.Parameter
+    width: int
+
+    def _conv_forward(
+        self,
+        input: Tensor,  # [B, I, H, W]
+        weight: Tensor,  # [O, I, 3, 3]
+        bias: Tensor | None,  # [O]
+    ) -> Tensor:  # [B, O, H', W']
+        if not self._serves(input):
+            return super()._conv_forward(input, weight, bias)
+        output: Tensor = _Convolution.apply(input, self)
+        return output
+
+    def _serves(self, maps: Tensor) -> bool:
+        """Whether these maps are such as the operation takes, and fill its tiles."""
+        if (
+            maps.dim() != 4
+            or maps.dtype != torch.float32
+            or torch.is_autocast_enabled(maps.device.type)
+            or not maps.is_contiguous(memory_format=torch.channels_last)
+        ):
+            return False
+        height, width = (size + 2 * self.width - TAPS + 1 for size in maps.shape[2:])
+        covered = tiles_in(height) * tiles_in(width) * TILE**2
+        return height > 0 and width > 0 and height * width >= FILLED * covered
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A frozen model and how many of its convolutions take fewer products.
+
+    Attributes:
+        model: the copy, with layers replaced or as it was.
+        layers: how many were replaced.
+    """
+
+    model: nn.Module
+    layers: int
+
+
+def with_winograd_convolutions(
+    frozen: nn.Module,
+    image: Tensor,  # [0 or 1, *image]
+) -> Changed:
+    """A frozen copy whose 3x3 convolutions are computed as above, where that is possible.
+
+    One whose logits at the image then differ by more than rounding stays as it is, as does one of
+    which parts are compiled.
+
+    Args:
+        frozen: a copy on the CPU that asks for no gradients, with channels-last weights.
+        image: an image to try it on, or none (then nothing is changed).
+    """
+    unchanged = Changed(frozen, 0)
+    if not len(image) or not any(map(_can_be, frozen.modules())):
+        return unchanged
+    if any(hasattr(module, "_orig_mod") for module in frozen.modules()):
+        return unchanged
+    changed = twin(frozen)
+    layers, left = 0, MODEL_BYTES
+    for module in changed.modules():
+        if _can_be(module):
+            assert isinstance(module, nn.Conv2d)  # for the type checker
+            left -= 2 * 4 * PRODUCTS * module.in_channels * module.out_channels
+            if left < 0:
+                break
+            _transform(module)
+            layers += 1
+    try:
+        expected = trial_logits(twin(frozen), image)
+        found = trial_logits(twin(changed), image)
+    except TrialFailed:
+        return unchanged
+    return Changed(changed, layers) if agree(found, expected) else unchanged
+
+
+def _can_be(module: nn.Module) -> bool:
+    return (
+        type(module) is nn.Conv2d
+        and is_plain(module)
+        and module.kernel_size == (TAPS, TAPS)
+        and module.stride == module.dilation == (1, 1)
+        and module.padding in [(width, width) for width in range(TAPS)]
+        and module.padding_mode == "zeros"
+        and module.groups == 1
+        and module.in_channels % CHANNELS == module.out_channels % CHANNELS == 0
+        and module.weight.dtype == torch.float32
+    )
+
+
+def _transform(layer: nn.Conv2d) -> None:
+    weight = layer.weight.detach()
+    layer.__class__ = WinogradConv2d
+    assert isinstance(layer, WinogradConv2d)  # for the type checker
+    # parameters, which trial copies share
+    layer.ahead = nn.Parameter(transform_weight(weight), requires_grad=False)
+    turned = weight.flip(2, 3).transpose(0, 1)
+    layer.back = nn.Parameter(transform_weight(turned), requires_grad=False)
+    layer.width = int(layer.padding[0])
