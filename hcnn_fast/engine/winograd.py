@@ -41,7 +41,7 @@ def transform_weight(
     rows.append([0.0, 0.0, 1.0])
     g = torch.tensor(rows, dtype=torch.float64, device=weight.device)  # [6, 3]
     products = torch.einsum("ai,bj,koij->abok", g, g, weight.double()).flatten(0, 1)  # [36, I, O]
-    panels = products.float().split(PANEL, 2)
+    panels = torch.split(products.float(), PANEL, 2)
     return torch.cat([panel.flatten(1) for panel in panels], 1)
 
 
@@ -131,7 +131,8 @@ class WinogradConv2d(nn.Conv2d):
         bias: Tensor | None,  # [O]
     ) -> Tensor:  # [B, O, H', W']
         if not self._serves(input):
-            return super()._conv_forward(input, weight, bias)
+            plain: Tensor = super()._conv_forward(input, weight, bias)
+            return plain
         output: Tensor = _Convolution.apply(input, self)
         return output
 
