@@ -139,8 +139,8 @@ def assert_equal_work(way: str, model: nn.Module, x: Tensor) -> None:
         assert bool((found.value > reached.amax(1) - given_up).all())
 
 
-@pytest.mark.parametrize(("name", "count"), CASES, ids=IDS)
 @pytest.mark.parametrize("way", [*SEARCHES, *RIVALS])
+@pytest.mark.parametrize(("name", "count"), CASES, ids=IDS)  # the ways of a case close in time
 @pytest.mark.timeout(1800)
 def bench_rivals(benchmark: Any, way: str, name: str, count: int) -> None:
     benchmark.group = f"{name} N{count}"

@@ -40,9 +40,9 @@ def transform_weight(
         rows.append([at**power / scale for power in range(TAPS)])
     rows.append([0.0, 0.0, 1.0])
     g = torch.tensor(rows, dtype=torch.float64, device=weight.device)  # [6, 3]
-    products = torch.einsum("ai,bj,koij->abok", g, g, weight.double()).flatten(0, 1)  # [36, I, O]
-    panels = torch.split(products.float(), PANEL, 2)
-    return torch.cat([panel.flatten(1) for panel in panels], 1)
+    taps = weight.double().permute(2, 3, 1, 0).flatten(0, 1)  # [9, I, O]
+    products = (torch.kron(g, g) @ taps.flatten(1)).float().view(PRODUCTS, *taps.shape[1:])
+    return torch.cat([panel.flatten(1) for panel in torch.split(products, PANEL, 2)], 1)
 
 
 def tiles_in(size: int) -> int:
@@ -102,13 +102,13 @@ class _Convolution(torch.autograd.Function):
         layer: WinogradConv2d,
     ) -> Tensor:  # [B, O, H', W']
         ctx.layer = layer
-        return winograd_convolution(maps, layer.ahead, layer.bias, layer.width)
+        return winograd_convolution(maps, layer.ahead, layer.bias, layer.margin)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # [B, O, H', W']
         gradient = gradients[0].contiguous(memory_format=torch.channels_last)
         layer = ctx.layer
-        return winograd_convolution(gradient, layer.back, None, TAPS - 1 - layer.width), None
+        return winograd_convolution(gradient, layer.back, None, TAPS - 1 - layer.margin), None
 
 
 class WinogradConv2d(nn.Conv2d):
@@ -117,12 +117,12 @@ class WinogradConv2d(nn.Conv2d):
     Attributes:
         ahead, back: [36, I * O], the weights of the convolution and of its input gradient, which is
             a convolution as well: of turned weights, from output to input channels.
-        width: of the padding.
+        margin: zeros around the maps.
     """
 
     ahead: nn.Parameter
     back: nn.Parameter
-    width: int
+    margin: int
 
     def _conv_forward(
         self,
@@ -145,7 +145,7 @@ class WinogradConv2d(nn.Conv2d):
             or not maps.is_contiguous(memory_format=torch.channels_last)
         ):
             return False
-        height, width = (size + 2 * self.width - TAPS + 1 for size in maps.shape[2:])
+        height, width = (size + 2 * self.margin - TAPS + 1 for size in maps.shape[2:])
         covered = tiles_in(height) * tiles_in(width) * TILE**2
         return height > 0 and width > 0 and height * width >= FILLED * covered
 
@@ -221,4 +221,4 @@ def _transform(layer: nn.Conv2d) -> None:
     layer.ahead = nn.Parameter(transform_weight(weight), requires_grad=False)
     turned = weight.flip(2, 3).transpose(0, 1)
     layer.back = nn.Parameter(transform_weight(turned), requires_grad=False)
-    layer.width = int(layer.padding[0])
+    layer.margin = int(layer.padding[0])

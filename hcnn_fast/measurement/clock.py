@@ -91,7 +91,9 @@ class ClockedModel(nn.Module):
     def __init__(self, model: Classifier, clock: ModelClock) -> None:
         super().__init__()
         self.model = model
-        self.clock = clock
+        # A method, whose object is not looked into: the clock changes as it runs, the model does
+        # not, and a search goes on using its copy.
+        self._timed = clock.run
         self.train(model.training if isinstance(model, nn.Module) else False)
 
     def forward(
@@ -99,4 +101,4 @@ class ClockedModel(nn.Module):
         z: Tensor,  # [B, *image]
     ) -> Tensor:  # [B, C]
         """Logits of the model."""
-        return self.clock.run(self.model, z)
+        return self._timed(self.model, z)

@@ -91,7 +91,7 @@ def observe(
     *,
     unclocked: str = "",
 ) -> Observation:
-    """Run once with a clock around the model.
+    """Run with a clock around the model, on one image to warm up, then on all.
 
     The clock reads the time before and after each forward pass, and by hooks when the gradients of
     logits and images are known; the model itself is not changed. The share of time outside the
@@ -106,6 +106,9 @@ def observe(
     """
     clock = ModelClock(x.device)
     watched = model if unclocked else ClockedModel(model, clock).eval()
+    if not unclocked:
+        run(watched, x[:1])  # a search prepares a model that it has not seen
+        clock.reset()
     with PeakMemory(x.device) as memory:
         wait_for(x.device)
         began = time.perf_counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from tiny_classifiers import convolutional, images, linear
 from torch import Tensor, nn
 
 import hcnn_fast as hf
+from hcnn_fast.engine import preparation
 from hcnn_fast.measurement import ClockedModel, ModelClock, Outcome, observe
 from hcnn_fast.measurement.observation import searching
 
@@ -84,6 +86,20 @@ def test_the_clock_sees_every_pass_of_a_search(config: hf.SearchConfig) -> None:
     assert found.unknown == ""
     assert found.outside_share is not None
     assert 0.0 < found.outside_share < 1.0
+
+
+def test_a_clocked_model_is_prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a search does once for a model is no part of the time around it."""
+    made: list[object] = []
+    prepare = preparation.PreparedModel
+
+    def counted(*arguments: Any) -> preparation.PreparedModel:
+        made.append(arguments)
+        return prepare(*arguments)
+
+    monkeypatch.setattr(preparation, "PreparedModel", counted)
+    observe(searching(CONFIGS["mcn"]), convolutional(), images(3))
+    assert len(made) == 1
 
 
 def test_a_clocked_search_finds_what_the_search_finds() -> None:
