@@ -39,7 +39,7 @@ inline Place place_of(const WinogradArguments& a, int64_t tile) {
 #pragma GCC push_options
 #pragma GCC target("arch=x86-64-v4")
 namespace avx512 {
-constexpr int kBytes = 64, kRows = 12;
+constexpr int kBytes = 64, kRows = 12, kFewRows = 4;
 #include "winograd_tiles.h"
 }  // namespace avx512
 #pragma GCC pop_options
@@ -47,7 +47,7 @@ constexpr int kBytes = 64, kRows = 12;
 #pragma GCC push_options
 #pragma GCC target("arch=x86-64-v3")
 namespace avx2 {
-constexpr int kBytes = 32, kRows = 6;
+constexpr int kBytes = 32, kRows = 6, kFewRows = 2;
 #include "winograd_tiles.h"
 }  // namespace avx2
 #pragma GCC pop_options
@@ -57,7 +57,7 @@ constexpr int kBytes = 32, kRows = 6;
 #endif
 
 namespace narrow {
-constexpr int kBytes = 16, kRows = 6;
+constexpr int kBytes = 16, kRows = 6, kFewRows = 2;
 #include "winograd_tiles.h"
 }  // namespace narrow
 

@@ -1,6 +1,7 @@
 // The work on some tiles, for one width of vectors: included in a namespace and under a target of
 // its own for each, with kBytes of a register, and kRows of tiles whose sums, two registers each,
-// are kept in registers at once; kRows divide kGroup.
+// are kept in registers at once; the last tiles come in kFewRows. They divide kRows, and those
+// kGroup.
 
 // Floats that fill a register, wherever in memory they lie.
 using Lanes = float __attribute__((vector_size(kBytes), aligned(4), may_alias));
@@ -96,26 +97,28 @@ inline void transform_products(
   }
 }
 
-// Products of kRows rows of patches [kRows, in] with as many outputs of a panel as Vectors hold.
-template <int Vectors>
-inline void multiply(
-    const float* patches,
-    int64_t patch_step,
-    const float* panel,
-    int64_t panel_step,
-    int64_t in,
-    float* products,
-    int64_t product_step) {
-  Lanes sums[kRows][Vectors] = {};
-  for (int64_t c = 0; c < in; ++c) {
+// One entry of all patches, a panel of its weights, and where their products belong.
+struct Factors {
+  const float* patches;  // [tiles, in]
+  const float* panel;    // [in, width]
+  float* products;       // [tiles, width]
+  int64_t in, width, patch_step, product_step;
+};
+
+// Products of the tiles from `tile` on with the outputs from `first` on.
+template <int Rows, int Vectors>
+inline void multiply(const Factors& f, int64_t tile, int64_t first) {
+  const float* patches = f.patches + tile * f.patch_step;
+  Lanes sums[Rows][Vectors] = {};
+  for (int64_t c = 0; c < f.in; ++c) {
     Lanes weights[Vectors];
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; ++v) {
-      weights[v] = load(panel + c * panel_step + v * kLanes);
+      weights[v] = load(f.panel + c * f.width + first + v * kLanes);
     }
 #pragma GCC unroll 16
-    for (int t = 0; t < kRows; ++t) {
-      const float entry = patches[t * patch_step + c];
+    for (int t = 0; t < Rows; ++t) {
+      const float entry = patches[t * f.patch_step + c];
 #pragma GCC unroll 2
       for (int v = 0; v < Vectors; ++v) {
         sums[t][v] += entry * weights[v];
@@ -123,12 +126,28 @@ inline void multiply(
     }
   }
 #pragma GCC unroll 16
-  for (int t = 0; t < kRows; ++t) {
+  for (int t = 0; t < Rows; ++t) {
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; ++v) {
-      store(products + t * product_step + v * kLanes, sums[t][v]);
+      store(f.products + (tile + t) * f.product_step + first + v * kLanes, sums[t][v]);
     }
   }
+}
+
+// All products of the tiles from `begin` on, as long as they come in so many Rows; says where not.
+template <int Rows>
+inline int64_t multiply_rows(const Factors& f, int64_t begin, int64_t end) {
+  int64_t tile = begin;
+  for (; tile + Rows <= end; tile += Rows) {
+    int64_t first = 0;
+    for (; first + 2 * kLanes <= f.width; first += 2 * kLanes) {
+      multiply<Rows, 2>(f, tile, first);
+    }
+    for (; first < f.width; first += kLanes) {
+      multiply<Rows, 1>(f, tile, first);
+    }
+  }
+  return tile;
 }
 
 inline void convolve_tiles(
@@ -138,29 +157,26 @@ inline void convolve_tiles(
     float* workspace) {
   const int64_t patch_step = kProducts * a.in + kGap;
   const int64_t product_step = kProducts * a.out_channels + kGap;
-  const int64_t tiles = (end - begin + kGroup - 1) / kGroup * kGroup;
+  const int64_t tiles = (end - begin + kFewRows - 1) / kFewRows * kFewRows;
   float* patches = workspace;                        // [tiles, patch_step]
   float* products = workspace + tiles * patch_step;  // [tiles, product_step]
   for (int64_t t = 0; t < end - begin; ++t) {
     transform_patch(a, begin + t, patches + t * patch_step);
   }
-  // The group is filled with tiles of zeros, whose products nobody reads.
+  // The last rows are filled with tiles of zeros, whose products nobody reads.
   std::fill(patches + (end - begin) * patch_step, patches + tiles * patch_step, 0.0f);
   for (int64_t p = 0; p < kProducts; ++p) {
     for (int64_t k = 0; k < a.out_channels; k += kPanel) {
-      const int64_t width = std::min(kPanel, a.out_channels - k);
-      const float* panel = a.weight + (p * a.out_channels + k) * a.in;
-      for (int64_t t = 0; t < tiles; t += kRows) {
-        const float* rows = patches + t * patch_step + p * a.in;
-        float* sums = products + t * product_step + p * a.out_channels + k;
-        int64_t v = 0;
-        for (; v + 2 * kLanes <= width; v += 2 * kLanes) {
-          multiply<2>(rows, patch_step, panel + v, width, a.in, sums + v, product_step);
-        }
-        for (; v < width; v += kLanes) {
-          multiply<1>(rows, patch_step, panel + v, width, a.in, sums + v, product_step);
-        }
-      }
+      const Factors factors = {
+          .patches = patches + p * a.in,
+          .panel = a.weight + (p * a.out_channels + k) * a.in,
+          .products = products + p * a.out_channels + k,
+          .in = a.in,
+          .width = std::min(kPanel, a.out_channels - k),
+          .patch_step = patch_step,
+          .product_step = product_step};
+      const int64_t left = multiply_rows<kRows>(factors, 0, tiles);
+      multiply_rows<kFewRows>(factors, left, tiles);
     }
   }
   for (int64_t t = 0; t < end - begin; ++t) {

@@ -17,7 +17,7 @@ from hcnn_fast.engine.slopes import Forward, Slope, objective, slope
 
 SHRINK_AT = 0.75  # share of the rows that still climb at which a batch shrinks
 LEAST_ROWS = 8  # smaller batches round differently in some libraries, so none is made by stopping
-STILL, RETURNED = 1, 2  # what pgd_step_ writes to `motion`
+MOVED = 0  # what pgd_step_ writes to `motion` unless a row stayed or went back
 
 
 def ascend(
@@ -172,12 +172,12 @@ class _Run:
 
     def goes_on(self) -> bool:
         """Whether a run still climbs; records those that end here, and shrinks the batch."""
-        rows = self.rows
-        if (rows.motion is None and self.near is None) or self.taken % self.every:
-            return True
-        ended = torch.zeros_like(rows.climbing) if self.near is None else self.near
+        rows, ended = self.rows, self.near
         if rows.motion is not None:
-            ended = ended | (rows.motion == STILL) | (rows.motion == RETURNED)
+            rests = rows.motion != MOVED
+            ended = rests if ended is None else ended | rests
+        if ended is None or self.taken % self.every:
+            return True
         now = ended & rows.climbing
         if not bool(now.any()):
             return True
