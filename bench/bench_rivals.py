@@ -41,7 +41,9 @@ RADIUS, STEPS, CLASSES = 0.03, 10, 10
 STEP_SIZE = 2.5 * RADIUS / STEPS
 CASES = [("fashion", 1), ("fashion", 64), ("resnet18", 1), ("resnet18", 32), ("vit", 4)]
 IDS = [f"{DEVICE}-{name}-N{count}-L{CLASSES}-K{STEPS}" for name, count in CASES]
-LONG = 20.0  # seconds of a run from which on it is timed twice, not three times
+TIMED = 2.0  # seconds that the timed runs of a row are meant to take
+ROUNDS = 3, 50  # runs at least and at most
+LONG = 20.0  # seconds of a run from which on it is timed only twice
 CHECKED = 2  # images on which a row's confidences are compared with the plain loop's
 # In confidence: rounding turns the sign of gradients that are nearly zero, and in bfloat16, whose
 # values choose the best point, that of more.
@@ -157,7 +159,7 @@ def bench_rivals(benchmark: Any, way: str, name: str, count: int) -> None:
         run(model, x)
         wait_for(x.device)
 
-    benchmark.pedantic(timed, rounds=3 if watched.seconds < LONG else 2)
+    benchmark.pedantic(timed, rounds=rounds_of(watched.seconds))
     figures = CostFigures(
         images=count,
         asked_steps=count * CLASSES * STEPS,
@@ -168,6 +170,12 @@ def bench_rivals(benchmark: Any, way: str, name: str, count: int) -> None:
     )
     benchmark.extra_info.update(figures.to_dict(), trained=name in TRAINED)
     benchmark.extra_info["roofs"] = figures.roofs.to_dict()
+
+
+def rounds_of(seconds: float) -> int:
+    """How often a run is timed: short ones, which vary most, more often."""
+    fewest, most = ROUNDS
+    return 2 if seconds > LONG else min(max(fewest, int(TIMED / seconds)), most)
 
 
 def compile_or_skip(run: Run, model: nn.Module, x: Tensor) -> None:

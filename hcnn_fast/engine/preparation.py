@@ -142,10 +142,10 @@ def _some_values(tensor: Tensor) -> Tensor:  # [values]
 
 def _outline(value: Any, tensors: list[Tensor], seen: set[int], depth: int) -> Any:
     """A value that compares equal as long as the object is as it is; collects its tensors."""
-    if type(value) in _CONTAINERS and not value:  # such as the hooks of most modules
-        return type(value)
     if value is None or isinstance(value, _PLAIN):
         return value
+    if type(value) in _CONTAINERS and not value:  # such as the hooks of most modules
+        return type(value)
     if isinstance(value, Tensor):
         tensors.append(value)
         return len(tensors)
@@ -156,12 +156,11 @@ def _outline(value: Any, tensors: list[Tensor], seen: set[int], depth: int) -> A
         return type(value), tuple(_outline(v, tensors, seen, depth + 1) for v in value)
     if isinstance(value, dict):
         seen.add(id(value))
-        items: list[Any] = []
-        for pair in value.items():
-            for part in pair:  # most are strings and flags, which need no call
-                plain = type(part) in _PLAIN
-                items.append(part if plain else _outline(part, tensors, seen, depth + 1))
-        return type(value), tuple(items)
+        items = tuple(
+            (_outline(k, tensors, seen, depth + 1), _outline(v, tensors, seen, depth + 1))
+            for k, v in value.items()
+        )
+        return type(value), items
     attributes = getattr(value, "__dict__", None)
     if attributes is None or isinstance(value, _CODE):
         return id(value)
