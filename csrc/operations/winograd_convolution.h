@@ -13,7 +13,7 @@ constexpr int64_t kTile = 4;                    // outputs of a tile along an ax
 constexpr int64_t kPatch = kTile + kTaps - 1;   // entries of the maps that a tile reads
 constexpr int64_t kProducts = kPatch * kPatch;  // transformed entries of a patch
 constexpr int64_t kChannels = 16;               // channels come in multiples of these
-constexpr int64_t kGroup = 12;                  // tiles are multiplied in groups of these
+constexpr int64_t kGroup = 12;                  // a workspace holds a multiple of so many tiles
 constexpr int64_t kGap = 16;  // floats between tiles, which would else share their cache sets
 constexpr int64_t kPanel = 2 * kChannels;  // output channels that lie together in the weights
 
