@@ -12,12 +12,11 @@ from torch import Tensor
 
 from hcnn_fast import backends
 from hcnn_fast.config import SearchConfig
-from hcnn_fast.engine.budget import plan_within_budget
+from hcnn_fast.engine.budget import planned_model
 from hcnn_fast.engine.free_memory import freed_memory_kept
 from hcnn_fast.engine.inputs import Classifier, check_model, check_values, within_bounds
-from hcnn_fast.engine.memory import in_batches, plan_block
+from hcnn_fast.engine.memory import in_batches
 from hcnn_fast.engine.model import resolve_precision
-from hcnn_fast.engine.preparation import prepared_model
 from hcnn_fast.engine.solver import Solver, Winners
 
 
@@ -105,23 +104,16 @@ def _search_blocks(
         problem = config.replace(steps=1, starts=1)
     backend = backends.resolve(config.backend, x.device.type)
     precision = resolve_precision(config.precision, x)
-    first = within_bounds(images[:1], config)
     joined = _Joined(len(images))
     kept = freed_memory_kept() if config.memory_budget is None else nullcontext()
-    with kept, prepared_model(model, precision, first, backend) as prepared:
-        if config.memory_budget is None:
-            batch = config.batch_size or prepared.planned_batch
-            solver = Solver(prepared, problem, backend, batch)
-            block = plan_block(images, solver.looker.tried * problem.starts, batch)
-        else:
-            plan = plan_within_budget(model, prepared, problem, backend, images)
-            solver, block = Solver(prepared, problem, backend, plan.batch), plan.block
+    with kept, planned_model(model, precision, problem, backend, images) as (prepared, plan):
+        solver = Solver(prepared, problem, backend, plan.batch)
 
         def run(begin: int, end: int) -> None:
             winners = solver.solve(within_bounds(images[begin:end], config))
             joined.put(begin, _result_of(winners, config.objective == "entropy"))
 
-        in_batches(len(images), block, run)
+        in_batches(len(images), plan.block, run)
     return joined.result(n)
 
 

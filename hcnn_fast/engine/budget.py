@@ -1,20 +1,22 @@
-"""A search within a number of bytes: what it takes, and how much of it can be done at once."""
+"""How much of a search is done at once, and what it takes of a number of bytes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from hcnn_fast.config import SearchConfig
+from hcnn_fast.config import Precision, SearchConfig
 from hcnn_fast.engine.ball import Ball, Candidates
-from hcnn_fast.engine.inputs import Classifier
+from hcnn_fast.engine.inputs import Classifier, within_bounds
 from hcnn_fast.engine.live_bytes import LiveBytes
 from hcnn_fast.engine.memory import POINTS_OF_A_CANDIDATE, plan_block
 from hcnn_fast.engine.model import PreparedModel
+from hcnn_fast.engine.preparation import prepared_model
 from hcnn_fast.engine.solver import Solver
 
 USABLE = 0.9  # of the budget is planned for; the rest is for what allocators and libraries add
@@ -61,6 +63,41 @@ class Plan:
 
     batch: int
     block: int
+
+
+@contextmanager
+def planned_model(
+    model: Classifier,
+    precision: Precision,
+    config: SearchConfig,
+    backend: str,
+    x: Tensor,  # [N, *image], N >= 1
+) -> Iterator[tuple[PreparedModel, Plan]]:
+    """A prepared model for the search of these images, and how much of it is done at once.
+
+    What is not planned for of a budget may go to transformed weights of convolutions. Where the
+    search does not fit beside them, it does without.
+
+    Raises:
+        ValueError: the budget does not suffice, see `plan_within_budget`.
+    """
+    image = within_bounds(x[:1], config)
+    if config.memory_budget is None:
+        with prepared_model(model, precision, image, backend) as prepared:
+            batch = config.batch_size or prepared.planned_batch
+            runs = Solver(prepared, config, backend, batch).looker.tried * config.starts
+            yield prepared, Plan(batch, plan_block(x, runs, batch))
+        return
+    for room in (int((1.0 - USABLE) * config.memory_budget), 0):
+        with prepared_model(model, precision, image, backend, room) as prepared:
+            try:
+                plan = plan_within_budget(model, prepared, config, backend, x)
+            except ValueError:
+                if prepared.winograd:
+                    continue
+                raise
+            yield prepared, plan
+            return
 
 
 def plan_within_budget(
@@ -120,7 +157,7 @@ def measure(
     x: Tensor,  # [N, *image], N >= 1
 ) -> Demand:
     """What the search of these images takes: passes are measured, with one candidate and two."""
-    image = x[:1].clamp(*config.bounds)
+    image = within_bounds(x[:1], config)
     short = config.replace(steps=min(config.steps, MEASURED_STEPS), memory_budget=None)
     solver = Solver(prepared, short, backend, batch=MEASURED)
     fixed, candidate = 0, 0

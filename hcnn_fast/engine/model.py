@@ -91,7 +91,7 @@ class PreparedModel:
         model: nn.Module or callable, images [B, *image] to logits [B, C].
         precision: "float32" (the dtype of the images), "bfloat16" or "float16" for `fast`.
         image: an image to try layouts on, or none (then `classes` is not known).
-        compiled: whether convolutions may be computed by the compiled extension.
+        room: bytes that convolutions by the compiled extension may take; 0: there are none.
 
     Attributes:
         lowered: whether `fast` has another precision than `exact`.
@@ -106,7 +106,7 @@ class PreparedModel:
         model: Classifier,
         precision: Precision,
         image: Tensor,  # [0 or 1, *image]
-        compiled: bool = False,
+        room: int = 0,
     ) -> None:
         self._exact: Classifier = model
         self.folded = 0
@@ -118,8 +118,8 @@ class PreparedModel:
             self._exact = channels_last(folded.model, image, model)
             if self._exact is not model and image.device.type == "cpu":
                 replace_grey_convolutions(self._exact)
-                if compiled and precision == "float32":
-                    changed = with_winograd_convolutions(self._exact, image)
+                if room and precision == "float32":
+                    changed = with_winograd_convolutions(self._exact, image, room)
                     self._exact, self.winograd = changed.model, changed.layers
         self._fast = self._exact
         self._dtype = DTYPES.get(precision)

@@ -18,6 +18,7 @@ from hcnn_fast import backends
 from hcnn_fast.config import Precision
 from hcnn_fast.engine.inputs import Classifier
 from hcnn_fast.engine.model import PreparedModel
+from hcnn_fast.engine.winograd import ROOM
 
 KEPT = 8  # prepared models, the latest used
 WHOLE = 4096  # tensors of no more values, such as statistics and biases, are compared in full
@@ -47,6 +48,7 @@ def prepared_model(
     precision: Precision,
     image: Tensor,  # [1, *image]
     backend: str = "auto",
+    room: int = ROOM,
 ) -> Iterator[PreparedModel]:
     """A prepared model that nobody else uses meanwhile, made now or kept from an earlier call.
 
@@ -59,19 +61,20 @@ def prepared_model(
         precision: of the search.
         image: one of the images.
         backend: that of the operations; convolutions are compiled if it is "cpu".
+        room: bytes that these may take, see `with_winograd_convolutions`.
     """
     if not isinstance(model, nn.Module):
         yield PreparedModel(model, precision, image)
         return
-    compiled = backends.resolve(backend, image.device.type) == "cpu"
-    key = (id(model), precision, image.device, image.dtype, image.shape, compiled)
+    room = room if backends.resolve(backend, image.device.type) == "cpu" else 0
+    key = (id(model), precision, image.device, image.dtype, image.shape, room)
     state = ModelState.of(model)
     with _lock:
         kept = _kept.pop(key, None)
     if kept is not None and kept.owner() is model and kept.state.equals(state):
         used = kept
     else:
-        prepared = PreparedModel(model, precision, image, compiled)
+        prepared = PreparedModel(model, precision, image, room)
         copies = ModelState.of(prepared.copies)
         used = _Kept(weakref.ref(model, lambda _: _drop(key)), state, prepared, copies)
     yield used.prepared  # one that failed in use is not kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +20,9 @@ POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)  # and infinity
 FEW_TILES, MANY_TILES = 24, 48  # that a thread has in work: near its cache; worth reading weights
 LARGE_WEIGHTS = 16 << 20  # bytes of transformed weights that no cache holds
 FILLED = 0.5  # of the tiles, at least: what they compute beyond the maps is thrown away
-# Transformed weights take four times the room, once for each direction. Deep layers, whose weights
-# are the largest, stay as they are where a model's come to more.
-MODEL_BYTES = 512 << 20
+# Transformed weights take four times the room, once for each direction, and as much again while
+# they are made. Deep layers, whose weights are the largest, stay as they are where that is more.
+ROOM = 1 << 30  # bytes
 
 
 def transform_weight(
@@ -48,6 +49,18 @@ def transform_weight(
 def tiles_in(size: int) -> int:
     """Tiles that cover so many outputs along an axis."""
     return -(-size // TILE)
+
+
+def weight_bytes(channels: int, out_channels: int) -> int:
+    """Of the transformed weights of one direction."""
+    return 4 * PRODUCTS * channels * out_channels
+
+
+def workspace_shape(channels: int, out_channels: int) -> tuple[int, int, int]:
+    """Threads, tiles that each has in work, and floats of a tile."""
+    large = weight_bytes(channels, out_channels) >= LARGE_WEIGHTS
+    floats = PRODUCTS * (channels + out_channels) + 2 * GAP
+    return torch.get_num_threads(), MANY_TILES if large else FEW_TILES, floats
 
 
 def winograd_convolution(
@@ -82,10 +95,7 @@ def winograd_convolution(
         device=maps.device,
         memory_format=torch.channels_last,
     )
-    most = FEW_TILES if weight.nbytes < LARGE_WEIGHTS else MANY_TILES
-    workspace = maps.new_empty(
-        torch.get_num_threads(), most, PRODUCTS * (channels + out_channels) + 2 * GAP
-    )
+    workspace = maps.new_empty(workspace_shape(channels, out_channels))
     torch.ops.hcnn_fast.winograd_convolution(
         maps, weight, bias, padding, vector_bytes, workspace, out
     )
@@ -166,6 +176,7 @@ class Changed:
 def with_winograd_convolutions(
     frozen: nn.Module,
     image: Tensor,  # [0 or 1, *image]
+    room: int = ROOM,
 ) -> Changed:
     """A frozen copy whose 3x3 convolutions are computed as above, where that is possible.
 
@@ -175,6 +186,7 @@ def with_winograd_convolutions(
     Args:
         frozen: a copy on the CPU that asks for no gradients, with channels-last weights.
         image: an image to try it on, or none (then nothing is changed).
+        room: bytes that making and using the transformed weights may take.
     """
     unchanged = Changed(frozen, 0)
     if not len(image) or not any(map(_can_be, frozen.modules())):
@@ -182,12 +194,13 @@ def with_winograd_convolutions(
     if any(hasattr(module, "_orig_mod") for module in frozen.modules()):
         return unchanged
     changed = twin(frozen)
-    layers, left = 0, MODEL_BYTES
+    layers, left = 0, room
     for module in changed.modules():
         if _can_be(module):
             assert isinstance(module, nn.Conv2d)  # for the type checker
-            left -= 2 * 4 * PRODUCTS * module.in_channels * module.out_channels
-            if left < 0:
+            channels = module.in_channels, module.out_channels
+            left -= 2 * 2 * weight_bytes(*channels)
+            if left < 4 * math.prod(workspace_shape(*channels)):
                 break
             _transform(module)
             layers += 1

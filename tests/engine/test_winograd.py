@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 from collections.abc import Callable
 
 import pytest
@@ -15,7 +16,13 @@ import hcnn_fast as hf
 from hcnn_fast.engine import preparation, winograd
 from hcnn_fast.engine.model import PreparedModel
 from hcnn_fast.engine.preparation import prepared_model
-from hcnn_fast.engine.winograd import Changed, WinogradConv2d, with_winograd_convolutions
+from hcnn_fast.engine.winograd import (
+    ROOM,
+    Changed,
+    WinogradConv2d,
+    with_winograd_convolutions,
+    workspace_shape,
+)
 from hcnn_fast.models import build
 
 SHAPE = (3, 12, 10)
@@ -138,20 +145,20 @@ def test_a_network_that_enlarges_rounding_stays_as_it_is() -> None:
     assert with_winograd_convolutions(model, images(1, SHAPE)) == Changed(model, 0)
 
 
-def test_layers_are_replaced_in_order_as_far_as_memory_is_meant_for_them(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_layers_are_replaced_in_order_as_far_as_memory_is_meant_for_them() -> None:
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 16, 3, padding=1), *(nn.Conv2d(16, 16, 3, padding=1) for _ in range(3))]
     model = frozen(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()))
-    monkeypatch.setattr(winograd, "MODEL_BYTES", 2 * 2 * 4 * 36 * 16 * 16)
-    found = with_winograd_convolutions(model, images(1, SHAPE))
+    weights = 2 * 2 * 4 * 36 * 16 * 16  # of two layers, each for two directions
+    workspace = 4 * math.prod(workspace_shape(16, 16))
+    assert with_winograd_convolutions(model, images(1, SHAPE), weights).layers < 2
+    found = with_winograd_convolutions(model, images(1, SHAPE), 2 * weights + workspace)
     changed = found.model
     assert found.layers == 2
     assert [type(layer) is WinogradConv2d for layer in changed] == [0, 1, 1, 0, 0, 0]
     own = {p.data_ptr() for p in changed.parameters()} - {p.data_ptr() for p in model.parameters()}
     sizes = {p.data_ptr(): p.nbytes for p in changed.parameters()}
-    assert sum(sizes[place] for place in own) == winograd.MODEL_BYTES
+    assert sum(sizes[place] for place in own) == weights
 
 
 @pytest.mark.parametrize(
@@ -196,13 +203,13 @@ def test_maps_of_another_kind_are_convolved_as_ever() -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "compiled", "count"),
-    [("float32", True, 1), ("float32", False, 0), ("bfloat16", True, 0)],
+    ("precision", "room", "count"),
+    [("float32", ROOM, 1), ("float32", 0, 0), ("bfloat16", ROOM, 0)],
 )
-def test_only_the_compiled_backend_in_float32_replaces_layers(
-    precision: str, compiled: bool, count: int
+def test_only_a_model_in_float32_with_room_has_layers_replaced(
+    precision: str, room: int, count: int
 ) -> None:
-    prepared = PreparedModel(network(), precision, images(1, SHAPE), compiled)
+    prepared = PreparedModel(network(), precision, images(1, SHAPE), room)
     assert [replaced(copy) for copy in prepared.copies] == [count] * len(prepared.copies)
     assert prepared.winograd == count
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 
 import pytest
 import torch
@@ -13,7 +12,9 @@ from torch import Tensor, nn
 
 import hcnn_fast as hf
 from hcnn_fast.engine import budget
+from hcnn_fast.engine.model import PreparedModel
 from hcnn_fast.engine.preparation import prepared_model
+from hcnn_fast.engine.winograd import weight_bytes
 
 SHAPE = (3, 8, 8)
 
@@ -72,11 +73,13 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[budget.Plan]:
     """The plans of the searches of a test."""
     made: list[budget.Plan] = []
 
+    plan_within_budget = budget.plan_within_budget
+
     def planned(*arguments: object) -> budget.Plan:
-        made.append(budget.plan_within_budget(*arguments))  # type: ignore[arg-type]
+        made.append(plan_within_budget(*arguments))  # type: ignore[arg-type]
         return made[-1]
 
-    monkeypatch.setattr(sys.modules["hcnn_fast.search"], "plan_within_budget", planned)
+    monkeypatch.setattr(budget, "plan_within_budget", planned)
     return made
 
 
@@ -172,6 +175,56 @@ def test_a_budget_counts_the_weights_that_folding_copies() -> None:
         assert budget.own_weights(folded, own) >= weights
     more = least_budget(folded, x, config) - least_budget(product, x, config)
     assert more >= weights
+
+
+def test_a_budget_leaves_out_the_transformed_weights_that_it_has_no_room_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(3)
+    layers = nn.Conv2d(3, 64, 3, padding=1), nn.Conv2d(64, 64, 3, padding=1)
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    x, config = images(2, SHAPE), hf.SearchConfig.mcn(0.05, steps=2, labels=2)
+    transformed = 2 * weight_bytes(64, 64)
+    expected, least = hf.search(model, x, config), least_budget(model, x, config)
+    assert least < transformed
+    planned = budget.plan_within_budget
+    used: list[int] = []
+
+    def watched(classifier: nn.Module, prepared: PreparedModel, *rest: object) -> budget.Plan:
+        used.append(prepared.winograd)
+        return planned(classifier, prepared, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(budget, "plan_within_budget", watched)
+    last = []
+    for times in (1, 2, 4, 8, 16, 32, 64, 128):
+        limited = config.replace(memory_budget=times * least)
+        got, peak = measured(lambda: hf.search(model, x, limited))  # noqa: B023
+        assert peak <= times * least
+        assert_equal_answers(got, expected)
+        last.append(used[-1])
+    assert last == sorted(last)
+    assert (last[0], last[-1]) == (0, 1)
+
+
+def test_a_search_that_does_not_fit_beside_transformed_weights_does_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, x, config = deep(), images(2, SHAPE), CONFIGS["mcn"]
+    least = least_budget(model, x, config)
+    expected = hf.search(model, x, config)
+    planned = budget.plan_within_budget
+    tried: list[int] = []
+
+    def tight(classifier: nn.Module, prepared: PreparedModel, *rest: object) -> budget.Plan:
+        tried.append(prepared.winograd)
+        if prepared.winograd:
+            raise ValueError("memory_budget is too small, for this test")
+        return planned(classifier, prepared, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(budget, "plan_within_budget", tight)
+    got = hf.search(model, x, config.replace(memory_budget=2**30 + least))
+    assert tried == [1, 0]
+    assert_equal_answers(got, expected)
 
 
 def test_a_batch_size_that_does_not_fit_is_refused_with_the_one_that_does() -> None:
