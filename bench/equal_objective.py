@@ -13,7 +13,7 @@ time is that of all in proportion.
 Another model, such as a ResNet-18 that `hcnn-fast train` has made:
 
 python bench/equal_objective.py --model resnet18 --checkpoint runs/resnet18/model.safetensors \
-    --data cifar10 --radius 0.0157 --images 32 --all-labels 8 --timed 32 --timed-labels 1
+    --data cifar10 --radius 0.0157 --images 160 --all-labels 8 --timed 32 --timed-labels 1
 """
 
 from __future__ import annotations
