@@ -103,22 +103,27 @@ def winograd_convolution(
 
 
 class _Convolution(torch.autograd.Function):
-    """The convolution; backward gives the gradient in the maps alone."""
+    """The convolution; backward gives the gradient in the maps alone: another convolution."""
 
     @staticmethod
     def forward(
         ctx: Any,
         maps: Tensor,  # [B, I, H, W]
-        layer: WinogradConv2d,
+        weight: Tensor,  # [36, I * O]
+        turned: Tensor,  # [36, O * I], of the convolution backwards
+        bias: Tensor | None,  # [O]
+        padding: int,
     ) -> Tensor:  # [B, O, H', W']
-        ctx.layer = layer
-        return winograd_convolution(maps, layer.ahead, layer.bias, layer.margin)
+        ctx.weight, ctx.turned, ctx.padding = weight, turned, padding
+        return winograd_convolution(maps, weight, bias, padding)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # [B, O, H', W']
         gradient = gradients[0].contiguous(memory_format=torch.channels_last)
-        layer = ctx.layer
-        return winograd_convolution(gradient, layer.back, None, TAPS - 1 - layer.margin), None
+        padding = TAPS - 1 - ctx.padding
+        # differentiable in turn, for models that use gradients of their own
+        maps: Tensor = _Convolution.apply(gradient, ctx.turned, ctx.weight, None, padding)
+        return maps, None, None, None, None
 
 
 class WinogradConv2d(nn.Conv2d):
@@ -128,11 +133,13 @@ class WinogradConv2d(nn.Conv2d):
         ahead, back: [36, I * O], the weights of the convolution and of its input gradient, which is
             a convolution as well: of turned weights, from output to input channels.
         margin: zeros around the maps.
+        transformed: the weight that they were made of, and the bias.
     """
 
     ahead: nn.Parameter
     back: nn.Parameter
     margin: int
+    transformed: tuple[Tensor, Tensor | None]
 
     def _conv_forward(
         self,
@@ -140,16 +147,18 @@ class WinogradConv2d(nn.Conv2d):
         weight: Tensor,  # [O, I, 3, 3]
         bias: Tensor | None,  # [O]
     ) -> Tensor:  # [B, O, H', W']
-        if not self._serves(input):
+        own = weight is self.transformed[0] and bias is self.transformed[1]  # not another's
+        if not own or not self._serves(input):
             plain: Tensor = super()._conv_forward(input, weight, bias)
             return plain
-        output: Tensor = _Convolution.apply(input, self)
+        output: Tensor = _Convolution.apply(input, self.ahead, self.back, bias, self.margin)
         return output
 
     def _serves(self, maps: Tensor) -> bool:
         """Whether these maps are such as the operation takes, and fill its tiles."""
         if (
-            maps.dim() != 4
+            torch._C._are_functorch_transforms_active()  # vmap and others
+            or maps.dim() != 4
             or maps.dtype != torch.float32
             or torch.is_autocast_enabled(maps.device.type)
             or not maps.is_contiguous(memory_format=torch.channels_last)
@@ -235,3 +244,4 @@ def _transform(layer: nn.Conv2d) -> None:
     turned = weight.flip(2, 3).transpose(0, 1)
     layer.back = nn.Parameter(transform_weight(turned), requires_grad=False)
     layer.margin = int(layer.padding[0])
+    layer.transformed = (layer.weight, layer.bias)

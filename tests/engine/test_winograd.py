@@ -202,6 +202,57 @@ def test_maps_of_another_kind_are_convolved_as_ever() -> None:
     assert torch.equal(layer(one), nn.functional.conv2d(one, layer.weight, layer.bias, padding=1))
 
 
+def test_a_gradient_can_be_differentiated() -> None:
+    model = nn.Sequential(nn.Conv2d(16, 32, 3, padding=1), nn.Softplus(), nn.Flatten())
+    changed = with_winograd_convolutions(frozen(model), torch.rand(1, 16, 8, 8)).model
+    assert replaced(changed) == 1
+    x = torch.rand(2, 16, 8, 8).to(memory_format=torch.channels_last)
+
+    def second(classifier: nn.Module) -> Tensor:
+        leaf = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(classifier(leaf).sum(), leaf, create_graph=True)
+        return torch.autograd.grad(gradient.square().sum(), leaf)[0]
+
+    expected = second(model)
+    torch.testing.assert_close(second(changed), expected, rtol=0, atol=1e-4)
+    assert float(expected.abs().amax()) > 0.1
+
+
+class Bent(nn.Module):
+    """The network with weights that depend on the image, equal to its own for a first image."""
+
+    def __init__(self, first: Tensor) -> None:
+        super().__init__()
+        self.network, self.mean = network(), float(first.mean())
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, *image] -> [B, 5]
+        weight = self.network[2].weight * (1.0 + (x.mean() - self.mean))
+        answer: Tensor = torch.func.functional_call(self.network, {"2.weight": weight}, (x,))
+        return answer
+
+
+def test_weights_that_a_call_brings_are_the_ones_used() -> None:
+    x = images(3, SHAPE)
+    model = frozen(Bent(x[:1]))
+    changed = with_winograd_convolutions(model, x[:1]).model
+    torch.testing.assert_close(changed(x[1:]), model(x[1:]), rtol=0, atol=1e-5)
+
+
+def test_a_layer_under_a_transform_is_convolved_as_ever() -> None:
+    model, x = frozen(network()), images(2, SHAPE)
+    changed = with_winograd_convolutions(model, x[:1]).model
+    assert replaced(changed) == 1
+
+    def total(classifier: nn.Module, image: Tensor) -> Tensor:
+        return classifier(image[None]).sum()
+
+    for transform in (torch.func.grad, torch.func.jacrev):
+        got, expected = (
+            torch.func.vmap(transform(lambda z, m=m: total(m, z)))(x) for m in (changed, model)
+        )
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("precision", "room", "count"),
     [("float32", ROOM, 1), ("float32", 0, 0), ("bfloat16", ROOM, 0)],
