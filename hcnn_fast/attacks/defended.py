@@ -123,7 +123,7 @@ def _heights(
     point = found.label_point.flatten(0, 1)  # [N * L, *image]
     label = found.labels.flatten()
     odds = found.logits.new_empty(len(label))
-    with prepared_model(defense.model, "float32", x[:1]) as model, torch.no_grad():
+    with prepared_model(defense.model, "float32", x[:1], config.backend) as model, torch.no_grad():
 
         def run(begin: int, end: int) -> None:
             odds[begin:end] = log_odds(model.exact(point[begin:end]), label[begin:end])

@@ -70,10 +70,11 @@ def winograd_convolution(
     padding: int,
     vector_bytes: int = 0,
 ) -> Tensor:  # [B, O, H', W'] in channels-last order
-    """conv2d with 3x3 weights and stride 1, rounded about twice as much as a plain sum.
+    """conv2d with 3x3 weights and stride 1, rounded two to three times as much as a plain sum.
 
     Winograd 1980, as in Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016:
-    F(4x4, 3x3), with points that round less than the usual ones. An entry that is not finite
+    F(4x4, 3x3), with points that round less than the usual ones. Rounding is relative to the
+    largest entry that a tile reads, also where that has no weight. An entry that is not finite
     makes all outputs of its tiles NaN.
 
     Args:
