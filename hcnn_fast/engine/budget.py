@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -88,16 +88,21 @@ def planned_model(
             runs = Solver(prepared, config, backend, batch).looker.tried * config.starts
             yield prepared, Plan(batch, plan_block(x, runs, batch))
         return
-    for room in (int((1.0 - USABLE) * config.memory_budget), 0):
-        with prepared_model(model, precision, image, backend, room) as prepared:
-            try:
+    with ExitStack() as held:
+
+        def attempt(room: int) -> tuple[PreparedModel, Plan]:
+            with ExitStack() as tried:  # a model for which the plan fails is not kept
+                made = prepared_model(model, precision, image, backend, room)
+                prepared = tried.enter_context(made)
                 plan = plan_within_budget(model, prepared, config, backend, x)
-            except ValueError:
-                if prepared.winograd:
-                    continue
-                raise
-            yield prepared, plan
-            return
+                held.push(tried.pop_all())
+            return prepared, plan
+
+        try:
+            found = attempt(int((1.0 - USABLE) * config.memory_budget))
+        except ValueError:
+            found = None
+        yield found or attempt(room=0)
 
 
 def plan_within_budget(

@@ -34,6 +34,7 @@ _CODE = (type, types.FunctionType, types.MethodType, types.BuiltinFunctionType, 
 class _Kept:
     owner: weakref.ref[nn.Module]
     state: ModelState  # of the owner
+    room: int
     prepared: PreparedModel
     copies: ModelState  # of the modules that stand for the owner
 
@@ -66,17 +67,22 @@ def prepared_model(
     if not isinstance(model, nn.Module):
         yield PreparedModel(model, precision, image)
         return
-    room = room if backends.resolve(backend, image.device.type) == "cpu" else 0
-    key = (id(model), precision, image.device, image.dtype, image.shape, room)
+    compiled = backends.resolve(backend, image.device.type) == "cpu"
+    room = room if compiled else 0
+    key = (id(model), precision, image.device, image.dtype, image.shape, compiled)
     state = ModelState.of(model)
     with _lock:
-        kept = _kept.pop(key, None)
-    if kept is not None and kept.owner() is model and kept.state.equals(state):
-        used = kept
-    else:
+        used = _kept.pop(key, None)
+    if (
+        used is None
+        or used.owner() is not model
+        or used.room != room
+        or not used.state.equals(state)
+    ):
+        used = None  # freed before another takes its place
         prepared = PreparedModel(model, precision, image, room)
         copies = ModelState.of(prepared.copies)
-        used = _Kept(weakref.ref(model, lambda _: _drop(key)), state, prepared, copies)
+        used = _Kept(weakref.ref(model, lambda _: _drop(key)), state, room, prepared, copies)
     yield used.prepared  # one that failed in use is not kept
     if used.prepared.is_copy and used.copies.equals(ModelState.of(used.prepared.copies)):
         with _lock:

@@ -41,7 +41,7 @@ def trial_logits(
         with torch.no_grad(), torch.random.fork_rng(devices):
             with watcher or nullcontext():
                 answer = model(images)
-            return as_logits(answer, len(images))
+            return as_logits(answer, len(images)).detach()
     except Exception as error:
         raise TrialFailed(f"a trial failed: {type(error).__name__}: {error}") from error
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +14,12 @@ from hcnn_fast.engine.layers import is_plain
 from hcnn_fast.engine.trial import TrialFailed, agree, trial_logits, twin
 
 # As in csrc/operations/winograd_convolution.h and its CPU implementation.
-TAPS, TILE, CHANNELS, PANEL, GAP = 3, 4, 16, 32, 16
+TAPS, TILE, CHANNELS, GROUP, GAP, PANEL = 3, 4, 16, 12, 16, 32
 PRODUCTS = (TILE + TAPS - 1) ** 2
 POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)  # and infinity
 
 FEW_TILES, MANY_TILES = 24, 48  # that a thread has in work: near its cache; worth reading weights
+SHARE = 4  # tiles that are worth a thread
 LARGE_WEIGHTS = 16 << 20  # bytes of transformed weights that no cache holds
 FILLED = 0.5  # of the tiles, at least: what they compute beyond the maps is thrown away
 # Transformed weights take four times the room, once for each direction, and as much again while
@@ -56,11 +58,13 @@ def weight_bytes(channels: int, out_channels: int) -> int:
     return 4 * PRODUCTS * channels * out_channels
 
 
-def workspace_shape(channels: int, out_channels: int) -> tuple[int, int, int]:
-    """Threads, tiles that each has in work, and floats of a tile."""
+def workspace_shape(channels: int, out_channels: int, tiles: int) -> tuple[int, int, int]:
+    """Threads that pay for so many tiles, tiles that each has in work, and floats of a tile."""
     large = weight_bytes(channels, out_channels) >= LARGE_WEIGHTS
-    floats = PRODUCTS * (channels + out_channels) + 2 * GAP
-    return torch.get_num_threads(), MANY_TILES if large else FEW_TILES, floats
+    threads = max(1, min(torch.get_num_threads(), -(-tiles // SHARE)))
+    share = max(1, -(-tiles // threads))
+    together = min(MANY_TILES if large else FEW_TILES, -(-share // GROUP) * GROUP)
+    return threads, together, PRODUCTS * (channels + out_channels) + 2 * GAP
 
 
 def winograd_convolution(
@@ -96,7 +100,8 @@ def winograd_convolution(
         device=maps.device,
         memory_format=torch.channels_last,
     )
-    workspace = maps.new_empty(workspace_shape(channels, out_channels))
+    tiles = images * tiles_in(height) * tiles_in(width)
+    workspace = maps.new_empty(workspace_shape(channels, out_channels, tiles))
     torch.ops.hcnn_fast.winograd_convolution(
         maps, weight, bias, padding, vector_bytes, workspace, out
     )
@@ -127,19 +132,33 @@ class _Convolution(torch.autograd.Function):
         return maps, None, None, None, None
 
 
+def suits(layer: nn.Conv2d, maps: Tensor) -> bool:
+    """Whether maps of a 3x3 layer are such as the operation takes, and fill its tiles."""
+    if (
+        torch._C._are_functorch_transforms_active()  # vmap and others
+        or maps.dim() != 4
+        or maps.dtype != torch.float32
+        or torch.is_autocast_enabled(maps.device.type)
+        or not maps.is_contiguous(memory_format=torch.channels_last)
+    ):
+        return False
+    margin = int(layer.padding[0])
+    height, width = (size + 2 * margin - TAPS + 1 for size in maps.shape[2:])
+    covered = tiles_in(height) * tiles_in(width) * TILE**2
+    return height > 0 and width > 0 and height * width >= FILLED * covered
+
+
 class WinogradConv2d(nn.Conv2d):
     """nn.Conv2d with frozen 3x3 weights, transformed once.
 
     Attributes:
         ahead, back: [36, I * O], the weights of the convolution and of its input gradient, which is
             a convolution as well: of turned weights, from output to input channels.
-        margin: zeros around the maps.
         transformed: the weight that they were made of, and the bias.
     """
 
     ahead: nn.Parameter
     back: nn.Parameter
-    margin: int
     transformed: tuple[Tensor, Tensor | None]
 
     def _conv_forward(
@@ -149,25 +168,12 @@ class WinogradConv2d(nn.Conv2d):
         bias: Tensor | None,  # [O]
     ) -> Tensor:  # [B, O, H', W']
         own = weight is self.transformed[0] and bias is self.transformed[1]  # not another's
-        if not own or not self._serves(input):
+        if not own or not suits(self, input):
             plain: Tensor = super()._conv_forward(input, weight, bias)
             return plain
-        output: Tensor = _Convolution.apply(input, self.ahead, self.back, bias, self.margin)
+        margin = int(self.padding[0])
+        output: Tensor = _Convolution.apply(input, self.ahead, self.back, bias, margin)
         return output
-
-    def _serves(self, maps: Tensor) -> bool:
-        """Whether these maps are such as the operation takes, and fill its tiles."""
-        if (
-            torch._C._are_functorch_transforms_active()  # vmap and others
-            or maps.dim() != 4
-            or maps.dtype != torch.float32
-            or torch.is_autocast_enabled(maps.device.type)
-            or not maps.is_contiguous(memory_format=torch.channels_last)
-        ):
-            return False
-        height, width = (size + 2 * self.margin - TAPS + 1 for size in maps.shape[2:])
-        covered = tiles_in(height) * tiles_in(width) * TILE**2
-        return height > 0 and width > 0 and height * width >= FILLED * covered
 
 
 @dataclass(frozen=True)
@@ -199,30 +205,40 @@ def with_winograd_convolutions(
         room: bytes that making and using the transformed weights may take.
     """
     unchanged = Changed(frozen, 0)
-    if not len(image) or not any(map(_can_be, frozen.modules())):
+    if not len(image) or not any(_can_be(module) for module in frozen.modules()):
         return unchanged
     if any(hasattr(module, "_orig_mod") for module in frozen.modules()):
         return unchanged
-    changed = twin(frozen)
-    layers, left = 0, room
-    for module in changed.modules():
+    watched, suited = twin(frozen), set[str]()
+    for name, module in watched.named_modules():
         if _can_be(module):
-            assert isinstance(module, nn.Conv2d)  # for the type checker
-            channels = module.in_channels, module.out_channels
-            left -= 2 * 2 * weight_bytes(*channels)
-            if left < 4 * math.prod(workspace_shape(*channels)):
-                break
-            _transform(module)
-            layers += 1
+            module.register_forward_pre_hook(partial(_note, name, suited))
+    changed, layers, left = twin(frozen), 0, room
     try:
-        expected = trial_logits(twin(frozen), image)
+        expected = trial_logits(watched, image)
+        for name, module in changed.named_modules():
+            if name in suited and _can_be(module):
+                channels = module.in_channels, module.out_channels
+                left -= 2 * 2 * weight_bytes(*channels)
+                if left < 4 * math.prod(workspace_shape(*channels, tiles=1)):
+                    break
+                _transform(module)
+                layers += 1
+        if not layers:
+            return unchanged
         found = trial_logits(twin(changed), image)
     except TrialFailed:
         return unchanged
     return Changed(changed, layers) if agree(found, expected) else unchanged
 
 
-def _can_be(module: nn.Module) -> bool:
+def _note(name: str, suited: set[str], layer: nn.Conv2d, arguments: tuple[Tensor, ...]) -> None:
+    """A hook: the name of a layer whose maps the operation takes."""
+    if arguments and suits(layer, arguments[0]):
+        suited.add(name)
+
+
+def _can_be(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     return (
         type(module) is nn.Conv2d
         and is_plain(module)
@@ -244,5 +260,4 @@ def _transform(layer: nn.Conv2d) -> None:
     layer.ahead = nn.Parameter(transform_weight(weight), requires_grad=False)
     turned = weight.flip(2, 3).transpose(0, 1)
     layer.back = nn.Parameter(transform_weight(turned), requires_grad=False)
-    layer.margin = int(layer.padding[0])
     layer.transformed = (layer.weight, layer.bias)

@@ -20,6 +20,7 @@ from hcnn_fast.engine.winograd import (
     ROOM,
     Changed,
     WinogradConv2d,
+    suits,
     with_winograd_convolutions,
     workspace_shape,
 )
@@ -150,7 +151,7 @@ def test_layers_are_replaced_in_order_as_far_as_memory_is_meant_for_them() -> No
     layers = [nn.Conv2d(3, 16, 3, padding=1), *(nn.Conv2d(16, 16, 3, padding=1) for _ in range(3))]
     model = frozen(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()))
     weights = 2 * 2 * 4 * 36 * 16 * 16  # of two layers, each for two directions
-    workspace = 4 * math.prod(workspace_shape(16, 16))
+    workspace = 4 * math.prod(workspace_shape(16, 16, tiles=1))
     assert with_winograd_convolutions(model, images(1, SHAPE), weights).layers < 2
     found = with_winograd_convolutions(model, images(1, SHAPE), 2 * weights + workspace)
     changed = found.model
@@ -178,11 +179,11 @@ def test_maps_that_leave_tiles_empty_are_convolved_as_ever(
         frozen(
             nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.AdaptiveMaxPool2d(1), nn.Flatten())
         ),
-        torch.rand(1, 16, 8, 8),
+        torch.rand(1, 16, 8, 8).to(memory_format=torch.channels_last),
     ).model[0]
     assert isinstance(layer, WinogradConv2d)
     x = torch.rand(maps).to(memory_format=torch.channels_last)
-    assert layer._serves(x) == serves
+    assert suits(layer, x) == serves
     expected = nn.functional.conv2d(x, layer.weight, layer.bias, padding=1)
     torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-5)
 
@@ -191,20 +192,43 @@ def test_maps_of_another_kind_are_convolved_as_ever() -> None:
     changed = with_winograd_convolutions(frozen(network()), images(1, SHAPE)).model
     layer = changed[2]
     x = torch.rand(2, 16, 8, 8)
-    assert not layer._serves(x)  # in the order in which another layout would be the user's wish
+    assert not suits(layer, x)  # in the order in which another layout would be the user's wish
     expected = nn.functional.conv2d(x, layer.weight, layer.bias, padding=1)
     assert torch.equal(layer(x), expected)
     x = x.to(memory_format=torch.channels_last)
-    assert layer._serves(x)
+    assert suits(layer, x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert layer(x).dtype == torch.bfloat16
     one = x[0]
     assert torch.equal(layer(one), nn.functional.conv2d(one, layer.weight, layer.bias, padding=1))
 
 
+@pytest.mark.parametrize("size", [5, 12])  # 5x5 fill 25 of 64
+def test_layers_whose_maps_never_suit_are_left_as_they_are(size: int) -> None:
+    model = frozen(network())
+    found = with_winograd_convolutions(model, images(1, (3, size, size)))
+    assert found.layers == replaced(found.model) == (0 if size == 5 else 1)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 64])
+def test_a_workspace_grows_with_the_work_and_not_with_idle_threads(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    for tiles in (0, 1, 5, 40, 1000, 100_000):
+        slots, together, floats = workspace_shape(64, 32, tiles)
+        assert 1 <= slots <= threads
+        assert slots <= max(1, (tiles + 3) // 4)
+        assert together % 12 == 0
+        assert slots * together <= 12 * slots + tiles
+        assert floats >= 36 * (64 + 32)
+
+
 def test_a_gradient_can_be_differentiated() -> None:
     model = nn.Sequential(nn.Conv2d(16, 32, 3, padding=1), nn.Softplus(), nn.Flatten())
-    changed = with_winograd_convolutions(frozen(model), torch.rand(1, 16, 8, 8)).model
+    changed = with_winograd_convolutions(
+        frozen(model), torch.rand(1, 16, 8, 8).to(memory_format=torch.channels_last)
+    ).model
     assert replaced(changed) == 1
     x = torch.rand(2, 16, 8, 8).to(memory_format=torch.channels_last)
 

@@ -11,7 +11,7 @@ from tiny_classifiers import images
 from torch import Tensor, nn
 
 import hcnn_fast as hf
-from hcnn_fast.engine import budget
+from hcnn_fast.engine import budget, preparation
 from hcnn_fast.engine.model import PreparedModel
 from hcnn_fast.engine.preparation import prepared_model
 from hcnn_fast.engine.winograd import weight_bytes
@@ -225,6 +225,16 @@ def test_a_search_that_does_not_fit_beside_transformed_weights_does_without(
     got = hf.search(model, x, config.replace(memory_budget=2**30 + least))
     assert tried == [1, 0]
     assert_equal_answers(got, expected)
+    kept = [entry for entry in preparation._kept.values() if entry.owner() is model]
+    assert [entry.prepared.winograd for entry in kept] == [0]
+
+
+def test_searches_with_other_budgets_keep_one_prepared_model() -> None:
+    model, x, config = deep(), images(2, SHAPE), CONFIGS["mcn"]
+    least = least_budget(model, x, config)
+    for times in (2, 30, 64, None, 3):
+        hf.search(model, x, config.replace(memory_budget=times and times * least))
+        assert sum(entry.owner() is model for entry in preparation._kept.values()) == 1
 
 
 def test_a_batch_size_that_does_not_fit_is_refused_with_the_one_that_does() -> None:
