@@ -74,6 +74,8 @@ class SearchConfig:
             called (model, images), at any time, its result included; None: no limit. Batches and
             the images searched together become smaller to stay within it, never larger.
         keep_points: keep the best point of every label in the result.
+        compile: let torch.compile make the model's passes, which takes its time at the first
+            search and is kept for later ones of the same model; pays on many GPUs.
 
     Raises:
         TypeError, ValueError: a field has the wrong type or value; the message names the field.
@@ -99,6 +101,7 @@ class SearchConfig:
     batch_size: int | None = None
     memory_budget: int | None = None
     keep_points: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         _choice("objective", self.objective, get_args(Objective))
@@ -163,8 +166,9 @@ class SearchConfig:
         budget = 1 if self.memory_budget is None else self.memory_budget
         if _integer("memory_budget", budget, "None or an int >= 1 (bytes)") < 1:
             raise _fail("memory_budget", budget, "None or an int >= 1 (bytes)")
-        if not isinstance(self.keep_points, bool):
-            raise TypeError(f"keep_points is {self.keep_points!r}, expected True or False")
+        for name in ("keep_points", "compile"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} is {getattr(self, name)!r}, expected True or False")
 
     @classmethod
     def mcn(cls, radius: float, **keywords: Any) -> SearchConfig:

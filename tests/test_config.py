@@ -63,6 +63,7 @@ def test_every_constructor_takes_the_keywords_of_a_run(objective: str) -> None:
         "batch_size": 64,
         "memory_budget": 2**31,
         "keep_points": True,
+        "compile": True,
     }
     if objective != "entropy":
         keywords["labels"] = 4
@@ -145,6 +146,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [  # field, change, value in th
     ("memory_budget", {"memory_budget": True}, "True"),
     ("memory_budget", {"memory_budget": "2GB"}, "'2GB'"),
     ("keep_points", {"keep_points": 1}, "1"),
+    ("compile", {"compile": "yes"}, "'yes'"),
     ("distance_norm", {"distance_norm": "l3"}, "'l3'"),
     ("distance_norm", {"distance_norm": 2}, "2"),
     ("objective", {"objective": "max"}, "'max'"),
@@ -230,6 +232,7 @@ def configs(draw: st.DrawFn) -> SearchConfig:
         "batch_size": draw(st.none() | st.integers(1, 10**6)),
         "memory_budget": draw(st.none() | st.integers(1, 2**40)),
         "keep_points": draw(st.booleans()),
+        "compile": draw(st.booleans()),
     }
     low = draw(st.floats(-1e3, 1e3))
     keywords["bounds"] = (low, low + draw(st.floats(0.1, 1e3)))

@@ -83,7 +83,8 @@ def planned_model(
     """
     image = within_bounds(x[:1], config)
     if config.memory_budget is None:
-        with prepared_model(model, precision, image, backend) as prepared:
+        made = prepared_model(model, precision, image, backend, compiled=config.compile)
+        with made as prepared:
             batch = config.batch_size or prepared.planned_batch
             runs = Solver(prepared, config, backend, batch).looker.tried * config.starts
             yield prepared, Plan(batch, plan_block(x, runs, batch))
@@ -92,7 +93,15 @@ def planned_model(
 
         def attempt(room: int) -> tuple[PreparedModel, Plan]:
             with ExitStack() as tried:  # a model for which the plan fails is not kept
-                made = prepared_model(model, precision, image, backend, room)
+                made = prepared_model(
+                    model,
+                    precision,
+                    image,
+                    backend,
+                    room,
+                    compiled=config.compile,
+                    captured=False,
+                )
                 prepared = tried.enter_context(made)
                 plan = plan_within_budget(model, prepared, config, backend, x)
                 held.push(tried.pop_all())

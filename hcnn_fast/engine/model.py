@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from hcnn_fast.config import Precision
+from hcnn_fast.engine.compilation import Compiled
 from hcnn_fast.engine.folding import fold_batch_norms
+from hcnn_fast.engine.graphs import CapturedPasses, can_capture
 from hcnn_fast.engine.inputs import Classifier, as_logits
 from hcnn_fast.engine.layers import replace_grey_convolutions
 from hcnn_fast.engine.memory import in_batches, plan_batch_size
@@ -92,6 +94,8 @@ class PreparedModel:
         precision: "float32" (the dtype of the images), "bfloat16" or "float16" for `fast`.
         image: an image to try layouts on, or none (then `classes` is not known).
         room: bytes that convolutions by the compiled extension may take; 0: there are none.
+        compiled: whether torch.compile makes `fast`; then no convolution is replaced.
+        captured: whether small batches of `fast` are replayed as CUDA graphs, on a GPU.
 
     Attributes:
         lowered: whether `fast` has another precision than `exact`.
@@ -107,6 +111,9 @@ class PreparedModel:
         precision: Precision,
         image: Tensor,  # [0 or 1, *image]
         room: int = 0,
+        *,
+        compiled: bool = False,
+        captured: bool = False,
     ) -> None:
         self._exact: Classifier = model
         self.folded = 0
@@ -118,7 +125,7 @@ class PreparedModel:
             self._exact = channels_last(folded.model, image, model)
             if self._exact is not model and image.device.type == "cpu":
                 replace_grey_convolutions(self._exact)
-                if room and precision == "float32":
+                if room and precision == "float32" and not compiled:
                     changed = with_winograd_convolutions(self._exact, image, room)
                     self._exact, self.winograd = changed.model, changed.layers
         self._fast = self._exact
@@ -128,6 +135,10 @@ class PreparedModel:
         self.lowered = self._dtype is not None
         self.is_copy = self._exact is not model
         self._image = image[:1]
+        self._answer: Classifier = Compiled(self._fast) if compiled else self._fast
+        self._captured: CapturedPasses | None = None
+        if captured and self.is_copy and len(image) and can_capture(image.device):
+            self._captured = CapturedPasses(self._in_precision, self._image)
 
     @functools.cached_property
     def classes(self) -> int:
@@ -166,8 +177,12 @@ class PreparedModel:
 
     def fast(self, z: Tensor) -> Tensor:
         """Logits [B, C] at z [B, *image] in the precision of the search."""
+        return self._in_precision(z) if self._captured is None else self._captured(z)
+
+    def _in_precision(self, z: Tensor) -> Tensor:
         context: Any = contextlib.nullcontext()
         if self._dtype is not None:
-            context = torch.autocast(z.device.type, dtype=self._dtype)
+            # Weights have been cast already, and a captured pass may not find its input so.
+            context = torch.autocast(z.device.type, dtype=self._dtype, cache_enabled=False)
         with context:
-            return as_logits(self._fast(z), len(z))
+            return as_logits(self._answer(z), len(z))

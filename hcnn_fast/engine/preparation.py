@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hcnn_fast import backends
 from hcnn_fast.config import Precision
+from hcnn_fast.engine.compilation import several_backward_passes
 from hcnn_fast.engine.inputs import Classifier
 from hcnn_fast.engine.model import PreparedModel
 from hcnn_fast.engine.winograd import ROOM
@@ -34,7 +35,7 @@ _CODE = (type, types.FunctionType, types.MethodType, types.BuiltinFunctionType, 
 class _Kept:
     owner: weakref.ref[nn.Module]
     state: ModelState  # of the owner
-    room: int
+    manner: tuple[Any, ...]  # how it was prepared, where one way takes the other's place
     prepared: PreparedModel
     copies: ModelState  # of the modules that stand for the owner
 
@@ -50,6 +51,9 @@ def prepared_model(
     image: Tensor,  # [1, *image]
     backend: str = "auto",
     room: int = ROOM,
+    *,
+    compiled: bool = False,
+    captured: bool = True,
 ) -> Iterator[PreparedModel]:
     """A prepared model that nobody else uses meanwhile, made now or kept from an earlier call.
 
@@ -63,27 +67,34 @@ def prepared_model(
         image: one of the images.
         backend: that of the operations; convolutions are compiled if it is "cpu".
         room: bytes that these may take, see `with_winograd_convolutions`.
+        compiled: whether torch.compile makes its passes.
+        captured: whether its small passes may become CUDA graphs, which keep their memory.
     """
     if not isinstance(model, nn.Module):
-        yield PreparedModel(model, precision, image)
+        with several_backward_passes(compiled):
+            yield PreparedModel(model, precision, image, compiled=compiled)
         return
-    compiled = backends.resolve(backend, image.device.type) == "cpu"
-    room = room if compiled else 0
-    key = (id(model), precision, image.device, image.dtype, image.shape, compiled)
+    replaced = backends.resolve(backend, image.device.type) == "cpu"
+    room = room if replaced else 0
+    key = (id(model), precision, image.device, image.dtype, image.shape, replaced, compiled)
+    manner = (room, captured)
     state = ModelState.of(model)
     with _lock:
         used = _kept.pop(key, None)
     if (
         used is None
         or used.owner() is not model
-        or used.room != room
+        or used.manner != manner
         or not used.state.equals(state)
     ):
         used = None  # freed before another takes its place
-        prepared = PreparedModel(model, precision, image, room)
+        prepared = PreparedModel(
+            model, precision, image, room, compiled=compiled, captured=captured
+        )
         copies = ModelState.of(prepared.copies)
-        used = _Kept(weakref.ref(model, lambda _: _drop(key)), state, room, prepared, copies)
-    yield used.prepared  # one that failed in use is not kept
+        used = _Kept(weakref.ref(model, lambda _: _drop(key)), state, manner, prepared, copies)
+    with several_backward_passes(compiled):
+        yield used.prepared  # one that failed in use is not kept
     if used.prepared.is_copy and used.copies.equals(ModelState.of(used.prepared.copies)):
         with _lock:
             _kept[key] = used

@@ -126,9 +126,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     seen: list[object] = []
 
     class Noting(PreparedModel):
-        def __init__(self, model: Any, *arguments: Any) -> None:
+        def __init__(self, model: Any, *arguments: Any, **keywords: Any) -> None:
             seen.append(model)
-            super().__init__(model, *arguments)
+            super().__init__(model, *arguments, **keywords)
 
     monkeypatch.setattr(preparation, "PreparedModel", Noting)
     preparation._kept.clear()

@@ -1,0 +1,171 @@
+"""Passes of small batches as CUDA graphs: a GPU that need not wait for the host's next launch."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.cuda import make_graphed_callables
+
+from hcnn_fast.engine.memory import activation_bytes
+from hcnn_fast.engine.slopes import Forward
+
+# A pass whose activations take more keeps the GPU busy for longer than its launches take.
+LARGEST = 256 << 20  # bytes
+FEWEST = 8  # rows; smaller batches are filled up to so many
+WARM_UP = 3  # passes, so that libraries choose their algorithms before the capture
+WORTH = 8  # passes of one size after which the next ones are captured
+
+_log = logging.getLogger("hcnn_fast")
+
+
+def can_capture(device: torch.device) -> bool:
+    """Whether passes on this device can be captured."""
+    return device.type == "cuda"
+
+
+def bucket_of(rows: int) -> int:
+    """The smallest batch of 8, 12, 16, 24, 32, 48, ... rows that holds so many."""
+    if rows <= FEWEST:
+        return FEWEST
+    power: int = 1 << (rows - 1).bit_length()  # the next power of two
+    return 3 * power // 4 if rows <= 3 * power // 4 else power
+
+
+class _Own(torch.autograd.Function):
+    """The same points; their gradient is copied out of memory that the next pass overwrites."""
+
+    @staticmethod
+    def forward(ctx: Any, points: Tensor) -> Tensor:
+        return points.view_as(points)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0].clone()
+
+
+class CapturedPasses:
+    """Forward and backward passes that are captured once for each of a few batch sizes.
+
+    A batch is filled up to the next size of `bucket_of`, so that runs that end leave no batch that
+    has to be captured again; a size is captured when it has come up often. Passes without a
+    gradient, large ones, and all passes of a model that cannot be captured or answers otherwise
+    when it is replayed, are made as ever.
+
+    Args:
+        forward: gives logits [B, C]; each row of them depends on its own image alone.
+        image: an image of the kind that will pass, on the device.
+
+    Attributes:
+        refused: why nothing is captured any more, or None.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        image: Tensor,  # [1, *image]
+    ) -> None:
+        self.refused: str | None = None
+        self._forward = forward
+        self._image = image
+        self._most: int | None = None
+        self._seen: Counter[int] = Counter()
+        self._captured: dict[int, Forward] = {}
+        self._stream: Any = None  # of the last replay
+
+    def __call__(
+        self,
+        z: Tensor,  # [B, *image]
+    ) -> Tensor:  # [B, C]
+        """Logits at z, in memory of their own."""
+        asked = z.requires_grad and torch.is_grad_enabled() and len(z) > 0
+        captured = self._for(len(z)) if asked else None
+        if captured is None:
+            return self._forward(z)
+        size, replay = captured
+        self._wait_for_others()
+        points: Tensor = _Own.apply(z)
+        if size > len(z):
+            filling = z.detach()[:1].expand(size - len(z), *z.shape[1:])
+            points = torch.cat([points, filling])
+        return replay(points)[: len(z)].clone()
+
+    def _for(self, rows: int) -> tuple[int, Forward] | None:
+        """The size that so many rows are filled up to, and its passes; None: not captured."""
+        size = bucket_of(rows)
+        if self.refused is not None or size > self.most:
+            return None
+        if size not in self._captured:
+            self._seen[size] += 1
+            if self._seen[size] <= WORTH:
+                return None
+            try:
+                self._captured[size] = self._capture(size)
+            except Exception as error:
+                self.refused = f"{type(error).__name__}: {error}".splitlines()[0]
+                self._captured.clear()
+                _log.info("passes are not captured as CUDA graphs: %s", self.refused)
+                return None
+        return size, self._captured[size]
+
+    @property
+    def most(self) -> int:
+        """Rows of the largest batch that is captured."""
+        if self._most is None:
+            one = max(1, sum(activation_bytes(self._forward, self._image)))
+            self._most = LARGEST // one
+        return self._most
+
+    def _wait_for_others(self) -> None:
+        """All replays use the same memory: one on another stream has to be over."""
+        if self._image.device.type == "cuda":
+            stream = torch.cuda.current_stream(self._image.device)
+            if self._stream not in (None, stream):
+                stream.wait_stream(self._stream)
+            self._stream = stream
+
+    def _capture(self, size: int) -> Forward:
+        """Passes of so many rows; what the capture draws and where it runs is undone.
+
+        Raises:
+            Exception: whatever the capture fails with, or a replay that answers otherwise.
+        """
+        device = self._image.device
+        cuda = device.type == "cuda"
+        stream = torch.cuda.current_stream(device) if cuda else None
+        points = self._image.repeat(size, *(1,) * (self._image.dim() - 1))
+        sample = points.clone().requires_grad_()  # what every replay reads
+        try:
+            with torch.random.fork_rng([device] if cuda else []):
+                replay: Any = make_graphed_callables(
+                    self._forward, (sample,), num_warmup_iters=WARM_UP
+                )
+                for some in (points, points.flip(-1), points):
+                    self._check(replay, some)
+        finally:
+            if stream is not None:  # a capture that fails may leave another one current
+                torch.cuda.set_stream(stream)
+        forward: Forward = replay
+        return forward
+
+    def _check(self, replay: Forward, points: Tensor) -> None:
+        """Compare a replay with the pass that it stands for: its logits and a gradient."""
+        expected, found = (
+            self._logits_and_gradient(passes, points) for passes in (self._forward, replay)
+        )
+        alike = math.sqrt(torch.finfo(found[0].dtype).eps)  # of the largest entry
+        for one, other in zip(found, expected, strict=True):
+            if not bool(((one - other).abs() <= alike * other.abs().max()).all()):
+                raise RuntimeError("a replay gives other values than the model")
+
+    @staticmethod
+    def _logits_and_gradient(passes: Forward, points: Tensor) -> tuple[Tensor, Tensor]:
+        leaf = points.clone().requires_grad_()
+        logits = passes(leaf)
+        seed = torch.linspace(-1.0, 1.0, logits.shape[1]).to(logits).expand_as(logits)
+        (gradient,) = torch.autograd.grad(logits, leaf, seed)
+        return logits.detach().clone(), gradient.clone()

@@ -1,0 +1,80 @@
+"""`compile=True`: the same answers, code that is kept, and an error where there can be none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_classifiers import images
+from torch import Tensor, nn
+
+import hcnn_fast as hf
+from hcnn_fast.engine import preparation
+from hcnn_fast.engine.compilation import Compiled
+
+SHAPE = (3, 8, 8)
+CONFIG = hf.SearchConfig.mcn(0.05, steps=6, compile=True)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1),
+        nn.Flatten(),
+        nn.Linear(16 * 64, 5),
+    ).eval()
+
+
+@pytest.mark.slow  # the first call compiles
+def test_a_compiled_search_equals_the_reference_and_compiles_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled: list[Any] = []
+    compile_model = torch.compile
+
+    def compiling(model: Any) -> Any:
+        compiled.append(model)
+        return compile_model(model)
+
+    monkeypatch.setattr(torch, "compile", compiling)
+    model, x = network(), images(6, SHAPE)
+    config = CONFIG.replace(tolerance=1e-3)  # one forward pass for the slopes of two labels
+    plain = config.replace(compile=False)
+    expected = hf.reference.search(model, x, plain)
+    for _ in range(2):
+        got = hf.search(model, x, config)
+        assert torch.equal(got.label, expected.label)
+        torch.testing.assert_close(got.value, expected.value, rtol=0, atol=1e-3)
+    assert len(compiled) == 1
+    hf.search(model, x, plain)
+    assert len(compiled) == 1
+    kept = [entry for entry in preparation._kept.values() if entry.owner() is model]
+    assert [isinstance(entry.prepared._answer, Compiled) for entry in kept] == [True, False]
+    assert [entry.prepared.winograd for entry in kept] == [0, 1]
+
+
+def broken(graph: Any, inputs: Any) -> Any:
+    raise NotImplementedError("no code for this processor")
+
+
+def test_what_cannot_be_compiled_is_an_error_and_not_run_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compile_model = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: compile_model(model, backend=broken))
+    message = r"compile is True, and torch.compile cannot compile the model: .*no code for this"
+    with pytest.raises(RuntimeError, match=message):
+        hf.search(network(), images(2, SHAPE), CONFIG)
+
+
+def test_an_error_of_the_model_itself_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(z: Tensor) -> Tensor:
+        raise ZeroDivisionError("mine")
+
+    monkeypatch.setattr(torch, "compile", lambda model: failing)
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        hf.search(network(), images(2, SHAPE), CONFIG)
