@@ -14,6 +14,7 @@ from hcnn_fast.cli.bench_run import BenchRequest, run_bench
 from hcnn_fast.cli.bench_tables import cost_table, heading, scaling_table, sentences
 from hcnn_fast.cli.classifiers import check_backend, choose_device
 from hcnn_fast.cli.failures import WrongUsage
+from hcnn_fast.cli.input_options import CompileOption
 from hcnn_fast.config import BackendName, Precision, SearchConfig
 
 SEARCH, INPUT, RESULT = "Search", "Model and images", "Measurement"
@@ -76,6 +77,7 @@ def bench(
     precision: Annotated[
         Precision, typer.Option(help="Arithmetic of the search.", rich_help_panel=SEARCH)
     ] = "float32",
+    compiled: CompileOption = False,
     backend: Annotated[
         BackendName, typer.Option(help="Implementation.", rich_help_panel=SEARCH)
     ] = "auto",
@@ -145,6 +147,7 @@ def bench(
         precision=precision,
         backend=backend,
         batch_size=batch_size,
+        compile=compiled,
     )
     where = choose_device(device)
     check_backend(backend, where)

@@ -201,6 +201,8 @@ def _measure(
     if reason is not None:
         return None, reason
     model, unclocked = classifier.model, UNCLOCKED.get(way, "")
+    if request.config.compile and way not in RIVALS:
+        unclocked = "the model's passes are compiled"
     try:
         run(model, x if unclocked else x[:1])
         watched = observe(run, model, x, unclocked=unclocked)
@@ -229,7 +231,10 @@ def _preparation(
     """The model's name with the layers that the search computes otherwise, if there are some."""
     precision = resolve_precision(config.precision, x)
     said = []
-    with prepared_model(classifier.model, precision, x[:1], config.backend) as made:
+    made_as_in_a_search = prepared_model(
+        classifier.model, precision, x[:1], config.backend, compiled=config.compile
+    )
+    with made_as_in_a_search as made:
         if made.folded or made.unfolded is not None:
             left = "" if made.unfolded is None else f" ({made.unfolded})"
             said.append(f"{made.folded} BatchNorm layers folded into others{left}")

@@ -23,6 +23,7 @@ from hcnn_fast.cli.input_options import (
     BatchSizeOption,
     BoundsOption,
     CheckpointOption,
+    CompileOption,
     ConvertOption,
     DataRootOption,
     DeviceOption,
@@ -106,6 +107,7 @@ def defend(
     precision: Annotated[
         Precision, typer.Option(help="Arithmetic of the search.", rich_help_panel=SEARCH)
     ] = "float32",
+    compiled: CompileOption = False,
     backend: BackendOption = "auto",
     device: DeviceOption = "auto",
     batch_size: BatchSizeOption = None,
@@ -188,6 +190,7 @@ def defend(
         backend=backend,
         batch_size=batch_size,
         memory_budget=None if memory_budget is None else parse_size(memory_budget),
+        compile=compiled,
     )
     where = chosen_device(cluster, device, backend)
     request = DefendRequest(

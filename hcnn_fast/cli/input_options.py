@@ -86,6 +86,10 @@ BatchSizeOption = Annotated[
     int | None,
     typer.Option(help="Candidates per pass; planned if not given.", rich_help_panel=SEARCH),
 ]
+CompileOption = Annotated[
+    bool,
+    typer.Option("--compile", help="Passes by torch.compile.", rich_help_panel=SEARCH),
+]
 ResumeOption = Annotated[
     Resume,
     typer.Option(

@@ -153,6 +153,16 @@ def test_bench_says_which_convolutions_take_fewer_products(run: Run) -> None:
     assert lower["preparation"] == {}
 
 
+def test_bench_does_not_clock_compiled_passes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda model: model)
+    words = ("--model", "small-cnn", "--shape", "1x28x28", *SMALL)
+    found = json.loads(run("bench", *words, "--compile", "--json").out)
+    assert found["config"]["compile"] is True
+    (row,) = found["rows"]
+    assert row["share_outside_model"] is None
+    assert row["share_outside_model_unknown"] == "the model's passes are compiled"
+
+
 def test_random_weights_and_images_are_the_same_every_time(run: Run, folder: Path) -> None:
     words = ("bench", "--model", "small-cnn", "--shape", "1x28x28", *SMALL, "--json")
     state = torch.random.get_rng_state()

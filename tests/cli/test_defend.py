@@ -197,6 +197,17 @@ def test_search_options_reach_the_search(run: Run, images: Path, words: tuple[st
             assert str(config[key]) in (value, f"{value}.0"), key
 
 
+def test_compiled_passes_are_asked_for(
+    run: Run, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(torch, "compile", lambda model: asked.append(model) or model)
+    code, out, err = run("defend", images, *TINY, "--compile", "--output", "r.csv", "--json")
+    assert code == 0, err
+    assert json.loads(out)["config"]["compile"] is True
+    assert len(asked) == 1
+
+
 def test_a_search_without_options_has_the_defaults_of_the_library(run: Run, images: Path) -> None:
     code, out, err = run("defend", images, *TINY, "--json", "--output", "r.csv")
     assert code == 0, err
