@@ -9,6 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+RESNET18 ?= runs/resnet18/model.safetensors
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -21,7 +22,7 @@ DEV := $(VENV)/.stamp-dev
 RIVALS := $(VENV)/.stamp-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-large lint format asan bench gpu-check clean
+.PHONY: help install demo test test-large lint format asan bench gpu-check gpu-bench clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -81,6 +82,14 @@ gpu-check: ## on a machine with a GPU and torch: build with CUDA, test, compute-
 	mkdir -p out
 	"$(PYTHON)" -m pytest bench/bench_pgd_step.py bench/bench_label_objective.py -W default \
 	  --benchmark-only --benchmark-json=out/bench-gpu.json
+
+# RESNET18 names trained weights; the data sets are where HCNN_FAST_DATA says.
+gpu-bench: ## after gpu-check: the search beside its rivals, and 10,000 CIFAR-10 images
+	mkdir -p out
+	"$(PYTHON)" -m pytest bench/bench_rivals.py -W default --benchmark-only \
+	  --benchmark-json=out/rivals-gpu.json $(BENCH_ARGS)
+	"$(PYTHON)" bench/memory_of_predict.py --data cifar10 --model resnet18 --checkpoint "$(RESNET18)" \
+	  --device cuda --precision bfloat16 > out/predict-gpu.json
 
 clean: ## remove what was built, but neither the virtual environment nor out/
 	rm -rf build dist *.egg-info hcnn_fast/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

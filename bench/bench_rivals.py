@@ -1,4 +1,4 @@
-"""The search beside everything that users loop over, on three models, in one run.
+"""The search beside everything that users loop over, on several models, in one run.
 
 Every row solves the same problem: for each image and each of its 10 labels, 10 sign steps of the
 same length from the image, projected onto the ball. `search` makes these very steps; `bfloat16`
@@ -39,7 +39,8 @@ from hcnn_fast.measurement.rivals import RIVALS, UNCLOCKED, missing, plain_loop
 
 RADIUS, STEPS, CLASSES = 0.03, 10, 10
 STEP_SIZE = 2.5 * RADIUS / STEPS
-CASES = [("fashion", 1), ("fashion", 64), ("resnet18", 1), ("resnet18", 32), ("vit", 4)]
+CASES = [("fashion", 1), ("fashion", 64), ("fashion", 1024), ("resnet18", 1), ("resnet18", 32)]
+CASES += [("vit", 4)] if DEVICE == "cpu" else [("resnet18", 256), ("w32-10", 32), ("vit", 32)]
 IDS = [f"{DEVICE}-{name}-N{count}-L{CLASSES}-K{STEPS}" for name, count in CASES]
 TIMED = 2.0  # seconds that the timed runs of a row are meant to take
 ROUNDS = 3, 50  # runs at least and at most
@@ -88,6 +89,7 @@ MAKERS: dict[str, Callable[[], nn.Module]] = {
     "fashion": partial(hf.models.load, "fashion-adversarial"),
     "resnet18": partial(hf.models.load, "resnet18", WEIGHTS) if WEIGHTS else hf.models.ResNet18,
     "vit": vision_transformer,
+    "w32-10": partial(hf.models.build, "wide-resnet-32-10"),
 }
 TRAINED = {"fashion"} | ({"resnet18"} if WEIGHTS else set())
 

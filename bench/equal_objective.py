@@ -36,50 +36,52 @@ from hcnn_fast import data, models
 from hcnn_fast.measurement.rivals import plain_loop
 
 STEPS, CLASSES = 500, 10
-CHUNK = 50
+BLOCK = 50  # images after which what was found is kept
 SCOUTED, NEAR = 10, 0.1
 
 
 def labels_to_try(
     model: nn.Module,
-    x: Tensor,  # [N, *image]
+    x: Tensor,  # [n, *image]
     config: hf.SearchConfig,
-    all_labels: int,
-) -> Tensor:  # [N] int64
+) -> Tensor:  # [n] int64
     """How many of an image's likeliest labels the long search is made for."""
-    scout = config.replace(steps=SCOUTED, precision="auto")
-    found = hf.search(model, x, scout)
+    found = hf.search(model, x, config.replace(steps=SCOUTED, precision="auto"))
     with torch.no_grad():
-        likeliest = model(x).argsort(1, descending=True, stable=True)  # [N, C]
-    near = found.label_value >= found.value[:, None] - NEAR  # [N, C]
+        likeliest = model(x).argsort(1, descending=True, stable=True)  # [n, C]
+    near = found.label_value >= found.value[:, None] - NEAR  # [n, C]
     place = torch.arange(1, CLASSES + 1)
-    count = (place * near.gather(1, likeliest)).amax(1)
-    count[:all_labels] = CLASSES
-    return count
+    return (place * near.gather(1, likeliest)).amax(1)
 
 
 def long_search(
     model: nn.Module,
     x: Tensor,  # [N, *image]
     config: hf.SearchConfig,
-    count: Tensor,  # [N] int64, labels to try
+    all_labels: int,
     path: Path,
-) -> tuple[Tensor, Tensor]:  # [N], [N]
-    """Value and winning label of every image after 500 steps, from the file as far as it goes."""
-    problem = {**config.to_dict(), "count": count.tolist()}
+) -> dict[str, Tensor]:  # [N] each
+    """Value, winning label and labels tried of every image, from the file as far as it goes."""
+    problem = {**config.to_dict(), "all_labels": all_labels, "near": [SCOUTED, NEAR]}
     kept = torch.load(path) if path.exists() else {}
     if kept.get("problem") != problem:
-        value = torch.full((len(x),), float("nan"))
-        kept = {"problem": problem, "value": value, "label": torch.zeros_like(count)}
+        kept = {"problem": problem, "value": [], "label": [], "count": []}
     path.parent.mkdir(exist_ok=True)
-    for tried in count.unique().tolist():
-        left = ((count == tried) & kept["value"].isnan()).nonzero()[:, 0]
-        for some in left.split(CHUNK):
-            result = hf.search(model, x[some], config.replace(labels=tried))
-            kept["value"][some], kept["label"][some] = result.value, result.label
-            torch.save(kept, path)
-            print(f"{int(kept['value'].isnan().sum())} images left", file=sys.stderr)
-    return kept["value"], kept["label"]
+    done = sum(len(column) for column in kept["value"])
+    for begin in range(done, len(x), BLOCK):
+        images = x[begin : begin + BLOCK]
+        count = labels_to_try(model, images, config)
+        count[: max(0, all_labels - begin)] = CLASSES
+        value, label = torch.empty(len(images)), torch.empty(len(images), dtype=torch.int64)
+        for tried in count.unique().tolist():
+            some = count == tried
+            result = hf.search(model, images[some], config.replace(labels=tried))
+            value[some], label[some] = result.value, result.label
+        for name, column in (("value", value), ("label", label), ("count", count)):
+            kept[name].append(column)
+        torch.save(kept, path)
+        print(f"{begin + len(images)} of {len(x)} images", file=sys.stderr)
+    return {name: torch.cat(kept[name])[: len(x)] for name in ("value", "label", "count")}
 
 
 def seconds(function: Any, *arguments: Any) -> float:
@@ -132,10 +134,9 @@ def main() -> None:
     x = data.load(given.data, "test").scaled()[: given.images]
     speed = timed(model, x[: given.timed], short, long, given.timed_labels)
     path = Path(f"out/equal-objective-{given.model}.pt")
-    count = labels_to_try(model, x, long, given.all_labels)
-    value, label = long_search(model, x, long, count, path)
+    truth = long_search(model, x, long, given.all_labels, path)
     found = hf.search(model, x, short)
-    gap = value - found.value
+    gap = truth["value"] - found.value
     report = {
         "command": " ".join(["python", *sys.argv]),
         "commit": commit(),
@@ -146,8 +147,8 @@ def main() -> None:
         "short": short.to_dict(),
         "images": len(x),
         "images_with_all_labels": given.all_labels,
-        "labels_tried_on_average": float(count.float().mean()),
-        "other_winners": int((label != found.label).sum()),
+        "labels_tried_on_average": float(truth["count"].float().mean()),
+        "other_winners": int((truth["label"] != found.label).sum()),
         "lower_by_more_than_1e-3": int((gap > 1e-3).sum()),
         "higher_by_more_than_1e-3": int((gap < -1e-3).sum()),
         "largest_gap": float(gap.max()),

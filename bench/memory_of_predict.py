@@ -20,6 +20,7 @@ from torch import Tensor
 import hcnn_fast as hf
 from hcnn_fast import data, models
 from hcnn_fast.cli.sizes import parse_size
+from hcnn_fast.measurement.observation import wait_for
 from hcnn_fast.measurement.peak_memory import PeakMemory
 from hcnn_fast.models.registry import TRAINED
 
@@ -45,6 +46,7 @@ def measure(words: argparse.Namespace, config: hf.SearchConfig) -> dict[str, Any
     begin = time.perf_counter()
     with PeakMemory(x.device) as during:
         answer = defense.predict(x)
+        wait_for(x.device)
     seconds = time.perf_counter() - begin
     found = [*vars(answer).values(), *vars(answer.search).values()]
     held = {

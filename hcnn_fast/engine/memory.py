@@ -10,7 +10,7 @@ from torch import Tensor
 # On the CPU the batch is kept small enough that the activations of a layer stay near the caches:
 # larger blocks are evicted between layers, or even mapped and faulted in anew at every step. A
 # model of large activations still gets some images, to share the reading of its weights.
-CPU_LAYER_BYTES = 6 << 20
+CPU_LAYER_BYTES = 12 << 20
 CPU_LEAST = 32
 GPU_SHARE = 0.5
 LARGEST_BATCH = 8192

@@ -14,8 +14,9 @@ from hcnn_fast.config import Precision
 from hcnn_fast.engine.compilation import Compiled
 from hcnn_fast.engine.folding import fold_batch_norms
 from hcnn_fast.engine.graphs import CapturedPasses, can_capture
+from hcnn_fast.engine.im2col import use_im2col
 from hcnn_fast.engine.inputs import Classifier, as_logits
-from hcnn_fast.engine.layers import replace_grey_convolutions
+from hcnn_fast.engine.layers import GreyConv2d, replace_grey_convolutions
 from hcnn_fast.engine.memory import in_batches, plan_batch_size
 from hcnn_fast.engine.winograd import with_winograd_convolutions
 
@@ -102,7 +103,7 @@ class PreparedModel:
         is_copy: whether it stands apart from the caller's model.
         folded: BatchNorm layers that the layers before them compute as well.
         unfolded: why other BatchNorm layers are left, or None where none is.
-        winograd: convolutions that take a quarter of the products.
+        winograd: convolutions of `fast` that take a quarter of the products.
     """
 
     def __init__(
@@ -123,17 +124,23 @@ class PreparedModel:
             folded = fold_batch_norms(frozen_copy(model), image, model)
             self.folded, self.unfolded = folded.folded, folded.unfolded
             self._exact = channels_last(folded.model, image, model)
-            if self._exact is not model and image.device.type == "cpu":
-                replace_grey_convolutions(self._exact)
-                if room and precision == "float32" and not compiled:
-                    changed = with_winograd_convolutions(self._exact, image, room)
-                    self._exact, self.winograd = changed.model, changed.layers
-        self._fast = self._exact
-        self._dtype = DTYPES.get(precision)
-        if self._dtype is not None and isinstance(self._exact, nn.Module):
-            self._fast = self._lower(self._exact, self._dtype)
-        self.lowered = self._dtype is not None
         self.is_copy = self._exact is not model
+        self._dtype = DTYPES.get(precision)
+        self.lowered = self._dtype is not None
+        lower: nn.Module | None = None
+        if isinstance(self._exact, nn.Module):
+            on_cpu = self.is_copy and image.device.type == "cpu"
+            if on_cpu:
+                replace_grey_convolutions(self._exact)
+            if self._dtype is not None:
+                lower = self._lower(self._exact, self._dtype)
+                if on_cpu and native_bfloat16(image.device):
+                    use_im2col(lower)
+            if on_cpu and room and not compiled:
+                changed = with_winograd_convolutions(self._exact, image, room)
+                self._exact = changed.model
+                self.winograd = 0 if self.lowered else changed.layers
+        self._fast = self._exact if lower is None else lower
         self._image = image[:1]
         self._answer: Classifier = Compiled(self._fast) if compiled else self._fast
         self._captured: CapturedPasses | None = None
@@ -163,6 +170,8 @@ class PreparedModel:
             if isinstance(module, _WEIGHTED):
                 for parameter in module.parameters(recurse=False):
                     parameter.data = parameter.data.to(dtype)
+            if isinstance(module, GreyConv2d):
+                module.lower()
         return lowered
 
     @functools.cached_property

@@ -25,10 +25,11 @@ def input_gradient(layer: nn.Module, maps: Tensor, direction: Tensor) -> Tensor:
     return gradient
 
 
+@pytest.mark.parametrize("lowered", [False, True])
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_the_input_gradient_is_that_of_the_convolution(
-    geometry: dict[str, int], channels_last: bool
+    geometry: dict[str, int], channels_last: bool, lowered: bool
 ) -> None:
     torch.manual_seed(0)
     layer = nn.Conv2d(1, 7, **geometry).double().requires_grad_(False)
@@ -37,6 +38,8 @@ def test_the_input_gradient_is_that_of_the_convolution(
     cheaper = copy.deepcopy(layer)
     replace_grey_convolutions(cheaper)
     assert type(cheaper) is GreyConv2d
+    if lowered:
+        cheaper.lower()  # which is for low precision, and as exact as its dtype
     maps = torch.rand(3, 1, 11, 13, dtype=torch.float64)
     output = layer(maps)
     assert torch.equal(cheaper(maps), output)
@@ -46,17 +49,37 @@ def test_the_input_gradient_is_that_of_the_convolution(
     )
 
 
-def test_the_input_gradient_keeps_the_dtype_of_the_maps_in_low_precision() -> None:
+@pytest.mark.parametrize("lowered", [False, True])
+def test_the_input_gradient_keeps_the_dtype_of_the_maps_in_low_precision(lowered: bool) -> None:
     torch.manual_seed(0)
     layer = nn.Conv2d(1, 7, 3, padding=1).requires_grad_(False)
     cheaper = copy.deepcopy(layer)
     replace_grey_convolutions(cheaper)
+    if lowered:
+        cheaper.bfloat16().lower()
     maps, direction = torch.rand(2, 1, 9, 9), torch.randn(2, 7, 9, 9)
     exact = input_gradient(layer, maps, direction)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = input_gradient(cheaper, maps, direction.bfloat16())
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, exact, rtol=0.05, atol=0.05)
+
+
+def test_lowered_phases_are_not_used_for_weights_that_a_call_brings() -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(1, 7, 3, padding=1).double().requires_grad_(False)
+    cheaper = copy.deepcopy(layer)
+    replace_grey_convolutions(cheaper)
+    cheaper.lower()
+    maps, direction = torch.rand(2, 2, 1, 9, 9).double(), torch.randn(2, 7, 9, 9).double()
+    other = {"weight": layer.weight.flip(2) * 3.0}
+    found, expected = (
+        input_gradient(
+            lambda z, m=m: torch.func.functional_call(m, other, (z,)), maps[0], direction
+        )
+        for m in (cheaper, layer)
+    )
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize(

@@ -278,15 +278,21 @@ def test_a_layer_under_a_transform_is_convolved_as_ever() -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "room", "count"),
-    [("float32", ROOM, 1), ("float32", 0, 0), ("bfloat16", ROOM, 0)],
+    ("precision", "room", "exact", "fast"),
+    [
+        ("float32", ROOM, 1, 1),
+        ("float32", 0, 0, 0),
+        ("bfloat16", ROOM, 1, 0),
+        ("bfloat16", 0, 0, 0),
+    ],
 )
-def test_only_a_model_in_float32_with_room_has_layers_replaced(
-    precision: str, room: int, count: int
+def test_passes_in_float32_have_layers_replaced_where_there_is_room(
+    precision: str, room: int, exact: int, fast: int
 ) -> None:
     prepared = PreparedModel(network(), precision, images(1, SHAPE), room)
-    assert [replaced(copy) for copy in prepared.copies] == [count] * len(prepared.copies)
-    assert prepared.winograd == count
+    copies = [replaced(copy) for copy in prepared.copies]
+    assert copies == ([exact, fast] if prepared.lowered else [exact])
+    assert prepared.winograd == fast
 
 
 def test_a_model_is_prepared_for_the_backend_that_was_chosen() -> None:
