@@ -14,9 +14,9 @@ from torch import Tensor
 
 from hcnn_fast.engine.ball import Ball
 
-SAFETY = 2.0  # factor on the reach before a label is given up
+SAFETY = 3.0  # factor on the reach before a label is given up
 SHARE = 0.1  # of the tolerance may be in reach when a run stops
-UNSEEN = 3.0  # times the likeliest labels' reach is assumed of a label not looked at
+UNSEEN = 5.0  # times the likeliest labels' reach is assumed of a label not looked at
 
 
 def reach(
