@@ -18,6 +18,7 @@ from hcnn_fast.engine.im2col import use_im2col
 from hcnn_fast.engine.inputs import Classifier, as_logits
 from hcnn_fast.engine.layers import GreyConv2d, replace_grey_convolutions
 from hcnn_fast.engine.memory import in_batches, plan_batch_size
+from hcnn_fast.engine.rectifier import IntegerRectifier
 from hcnn_fast.engine.winograd import with_winograd_convolutions
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -143,6 +144,8 @@ class PreparedModel:
         self._fast = self._exact if lower is None else lower
         self._image = image[:1]
         self._answer: Classifier = Compiled(self._fast) if compiled else self._fast
+        tiles = self._dtype == torch.bfloat16 and not compiled and native_bfloat16(image.device)
+        self._integers = tiles and image.device.type == "cpu"
         self._captured: CapturedPasses | None = None
         if captured and self.is_copy and len(image) and can_capture(image.device):
             self._captured = CapturedPasses(self._in_precision, self._image)
@@ -193,5 +196,5 @@ class PreparedModel:
         if self._dtype is not None:
             # Weights have been cast already, and a captured pass may not find its input so.
             context = torch.autocast(z.device.type, dtype=self._dtype, cache_enabled=False)
-        with context:
+        with context, IntegerRectifier() if self._integers else contextlib.nullcontext():
             return as_logits(self._answer(z), len(z))
