@@ -18,7 +18,7 @@ from hcnn_fast.engine.im2col import use_im2col
 from hcnn_fast.engine.inputs import Classifier, as_logits
 from hcnn_fast.engine.layers import GreyConv2d, replace_grey_convolutions
 from hcnn_fast.engine.memory import in_batches, plan_batch_size
-from hcnn_fast.engine.rectifier import IntegerRectifier
+from hcnn_fast.engine.rectifier import FEWEST_ROWS, IntegerRectifier
 from hcnn_fast.engine.winograd import with_winograd_convolutions
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -196,5 +196,6 @@ class PreparedModel:
         if self._dtype is not None:
             # Weights have been cast already, and a captured pass may not find its input so.
             context = torch.autocast(z.device.type, dtype=self._dtype, cache_enabled=False)
-        with context, IntegerRectifier() if self._integers else contextlib.nullcontext():
+        integers = self._integers and len(z) >= FEWEST_ROWS
+        with context, IntegerRectifier() if integers else contextlib.nullcontext():
             return as_logits(self._answer(z), len(z))

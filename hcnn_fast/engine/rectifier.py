@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+FEWEST_ROWS = 32  # smaller batches spend more on looking at every call of torch than is saved
+
 _NEW = (torch.relu, Tensor.relu, functional.relu)
 _IN_PLACE = (torch.relu_, Tensor.relu_, functional.relu_)
 

@@ -139,12 +139,19 @@ def test_a_leaf_that_asks_for_its_gradient_is_not_overwritten() -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "native", "count"),
-    [("bfloat16", True, 2), ("bfloat16", False, 0), ("float16", True, 0), ("float32", True, 0)],
+    ("precision", "native", "rows", "count"),
+    [
+        ("bfloat16", True, 32, 2),
+        ("bfloat16", True, 31, 0),
+        ("bfloat16", False, 32, 0),
+        ("float16", True, 32, 0),
+        ("float32", True, 32, 0),
+    ],
 )
-def test_only_bfloat16_passes_on_processors_with_tiles_are_rectified_so(
+def test_only_bfloat16_passes_of_some_rows_on_processors_with_tiles_are_rectified_so(
     precision: str,
     native: bool,
+    rows: int,
     count: int,
     taken: list[bool],
     monkeypatch: pytest.MonkeyPatch,
@@ -154,7 +161,7 @@ def test_only_bfloat16_passes_on_processors_with_tiles_are_rectified_so(
     network = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(True), nn.Flatten()
     )
-    x = images(2, (3, 8, 8))
+    x = images(rows, (3, 8, 8))
     prepared = PreparedModel(network.eval(), precision, x[:1])
     prepared.fast(x.requires_grad_())
     assert len(taken) == count
