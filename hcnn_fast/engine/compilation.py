@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from hcnn_fast.engine.inputs import Classifier
+
+MODELS = 512  # times sizes of their batches; torch counts those of all models together
 
 
 class Compiled:
@@ -25,20 +28,30 @@ class Compiled:
         Raises:
             RuntimeError: it cannot be compiled.
         """
+        dynamo = torch._dynamo.exc
         try:
             return self._compiled(*arguments)
-        except torch._dynamo.exc.TorchDynamoException as error:
+        except (dynamo.TorchDynamoException, dynamo.FailOnRecompileLimitHit) as error:
             reason = " ".join(str(error).split("\n\n")[0].split())
             raise RuntimeError(
                 f"compile is True, and torch.compile cannot compile the model: {reason}"
             ) from error
 
 
-def several_backward_passes(compiled: bool) -> AbstractContextManager[Any]:
-    """While one forward pass of compiled code may serve the gradients of several labels."""
+@contextmanager
+def compiled_passes(compiled: bool) -> Iterator[None]:
+    """While compiled code is used, if it is: for several models, and never replaced by eager code.
+
+    One forward pass may serve the gradients of several labels.
+    """
     if not compiled:
-        return nullcontext()
+        yield
+        return
+    import torch._dynamo.config
     import torch._functorch.config
 
-    patch: AbstractContextManager[Any] = torch._functorch.config.patch(donated_buffer=False)
-    return patch
+    code = torch._dynamo.config.patch(
+        recompile_limit=MODELS, accumulated_recompile_limit=MODELS, fail_on_recompile_limit_hit=True
+    )
+    with code, torch._functorch.config.patch(donated_buffer=False):
+        yield

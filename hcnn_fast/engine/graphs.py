@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
+import threading
 from collections import Counter
 from typing import Any
 
@@ -15,11 +17,18 @@ from hcnn_fast.engine.memory import activation_bytes
 from hcnn_fast.engine.slopes import Forward
 
 # A pass whose activations take more keeps the GPU busy for longer than its launches take.
-LARGEST = 256 << 20  # bytes
+LARGEST = 256 << 20  # bytes, of all sizes together
 FEWEST = 8  # rows; smaller batches are filled up to so many
 WARM_UP = 3  # passes, so that libraries choose their algorithms before the capture
 WORTH = 8  # passes of one size after which the next ones are captured
 
+# Other threads may go on allocating where torch lets a capture be of one thread.
+_MODE: dict[str, Any] = (
+    {"capture_error_mode": "thread_local"}
+    if "capture_error_mode" in inspect.signature(make_graphed_callables).parameters
+    else {}
+)
+_capturing = threading.Lock()
 _log = logging.getLogger("hcnn_fast")
 
 
@@ -55,6 +64,8 @@ class CapturedPasses:
     has to be captured again; a size is captured when it has come up often. Passes without a
     gradient, large ones, and all passes of a model that cannot be captured or answers otherwise
     when it is replayed, are made as ever.
+
+    A forward pass serves one backward pass: that one frees what it has read.
 
     Args:
         forward: gives logits [B, C]; each row of them depends on its own image alone.
@@ -97,9 +108,11 @@ class CapturedPasses:
     def _for(self, rows: int) -> tuple[int, Forward] | None:
         """The size that so many rows are filled up to, and its passes; None: not captured."""
         size = bucket_of(rows)
-        if self.refused is not None or size > self.most:
+        if self.refused is not None:
             return None
         if size not in self._captured:
+            if size + sum(self._captured) > self.most:
+                return None
             self._seen[size] += 1
             if self._seen[size] <= WORTH:
                 return None
@@ -114,7 +127,7 @@ class CapturedPasses:
 
     @property
     def most(self) -> int:
-        """Rows of the largest batch that is captured."""
+        """Rows of all batches that are captured, at most."""
         if self._most is None:
             one = max(1, sum(activation_bytes(self._forward, self._image)))
             self._most = LARGEST // one
@@ -135,20 +148,26 @@ class CapturedPasses:
             Exception: whatever the capture fails with, or a replay that answers otherwise.
         """
         device = self._image.device
-        cuda = device.type == "cuda"
-        stream = torch.cuda.current_stream(device) if cuda else None
+        if device.type != "cuda":
+            return self._captured_and_checked(size)
+        stream = torch.cuda.current_stream(device)
+        try:
+            with _capturing, torch.cuda.device(device), torch.random.fork_rng([device]):
+                return self._captured_and_checked(size)
+        finally:
+            torch.cuda.set_stream(stream)  # a capture that fails may leave another one current
+
+    def _captured_and_checked(self, size: int) -> Forward:
         points = self._image.repeat(size, *(1,) * (self._image.dim() - 1))
         sample = points.clone().requires_grad_()  # what every replay reads
-        try:
-            with torch.random.fork_rng([device] if cuda else []):
-                replay: Any = make_graphed_callables(
-                    self._forward, (sample,), num_warmup_iters=WARM_UP
-                )
-                for some in (points, points.flip(-1), points):
-                    self._check(replay, some)
-        finally:
-            if stream is not None:  # a capture that fails may leave another one current
-                torch.cuda.set_stream(stream)
+        replay: Any = make_graphed_callables(
+            self._forward, (sample,), num_warmup_iters=WARM_UP, **_MODE
+        )
+        generator = torch.Generator().manual_seed(0)
+        scale = float(points.abs().amax().clamp_min(1.0))
+        for _ in range(3):  # no two images of which are the same
+            noise = torch.rand(points.shape, generator=generator).to(points)
+            self._check(replay, points + scale * noise)
         forward: Forward = replay
         return forward
 

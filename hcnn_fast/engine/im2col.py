@@ -13,8 +13,9 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.grad import conv2d_input
 
-from hcnn_fast.engine.layers import is_unwatched
+from hcnn_fast.engine.layers import is_batched, is_unwatched
 from hcnn_fast.engine.phases import in_place, phases_of
 
 LARGE_WEIGHTS = 1 << 20  # values
@@ -74,7 +75,7 @@ def convolved(
     """A convolution, its geometry that of `im2col`."""
     patches = im2col(maps, kernel, stride, before, count)
     sums = torch.mm(patches, products) if bias is None else torch.addmm(bias, patches, products)
-    return sums.view(len(maps), *count, -1).permute(0, 3, 1, 2)
+    return sums.view(len(maps), *count, products.shape[1]).permute(0, 3, 1, 2)
 
 
 class _Convolution(torch.autograd.Function):
@@ -95,6 +96,12 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # [B, O, H', W']
         layer: Im2colConv2d = ctx.layer
+        if is_batched(gradients[0]):
+            shape = (len(gradients[0]), layer.in_channels, *ctx.size)
+            margins = layer.steps, layer.margin
+            # torch leaves it untyped
+            maps = conv2d_input(shape, layer.weight, gradients[0], *margins)  # type: ignore[no-untyped-call]
+            return maps, None
         stride, margin = layer.steps, layer.margin
         taps = _pair(-(-layer.taps[axis] // stride[axis]) for axis in range(2))
         outside = _pair(margin[axis] // stride[axis] for axis in range(2))  # no pixel of the maps

@@ -20,6 +20,12 @@ def is_unwatched(module: nn.Module) -> bool:
     return not hooked and not overridden
 
 
+def is_batched(tensor: Tensor) -> bool:
+    """Whether it stands for a batch of tensors: under vmap, or with is_grads_batched."""
+    functorch = torch._C._functorch
+    return bool(functorch.is_batchedtensor(tensor) or functorch.is_legacy_batchedtensor(tensor))
+
+
 def is_plain(module: nn.Module) -> bool:
     """Whether it computes what its class says, in one precision, and nobody looks on."""
     tensors = [*module.parameters(), *module.buffers()]
@@ -83,6 +89,10 @@ class GreyConv2d(nn.Conv2d):
         weight: Tensor,  # [O, 1, h, w]
         bias: Tensor | None,  # [O]
     ) -> Tensor:  # [B, O, H', W']
+        frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
+        if input.dim() != 4 or not frozen or torch._C._are_functorch_transforms_active():
+            plain: Tensor = super()._conv_forward(input, weight, bias)
+            return plain
         own = self.phases is not None and weight is self.lowered[0]  # not another's
         phases = self.phases if own else None
         output: Tensor = _GreyConv2d.apply(input, weight, bias, phases, self.stride, self.padding)

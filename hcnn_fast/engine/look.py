@@ -208,7 +208,7 @@ class Looker:
                 return likeliest_labels(seen if logits is None else logits, count)[:, :tried]
 
             labels, first = slopes_of_labels(
-                self.model.fast,
+                self.model.plain,
                 images,
                 choose,
                 self.climb.kind,

@@ -88,6 +88,29 @@ def channels_last(
     return reordered
 
 
+class Passes:
+    """Logits of a model in the precision of a search.
+
+    Args:
+        model: gives the logits.
+        dtype: what products are made in; None: as the model does.
+        integers: whether ReLU is computed on integers.
+    """
+
+    def __init__(self, model: Classifier, dtype: torch.dtype | None, *, integers: bool) -> None:
+        self.model, self.dtype, self.integers = model, dtype, integers
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Logits [B, C] at z [B, *image]."""
+        context: Any = contextlib.nullcontext()
+        if self.dtype is not None:
+            # Weights have been cast already, and a captured pass may not find its input so.
+            context = torch.autocast(z.device.type, dtype=self.dtype, cache_enabled=False)
+        integers = self.integers and len(z) >= FEWEST_ROWS
+        with context, IntegerRectifier() if integers else contextlib.nullcontext():
+            return as_logits(self.model(z), len(z))
+
+
 class PreparedModel:
     """Logits of a classifier, in full precision or in the precision of the search.
 
@@ -104,6 +127,7 @@ class PreparedModel:
         is_copy: whether it stands apart from the caller's model.
         folded: BatchNorm layers that the layers before them compute as well.
         unfolded: why other BatchNorm layers are left, or None where none is.
+        plain: `fast`, but for as many backward passes as are wanted.
         winograd: convolutions of `fast` that take a quarter of the products.
     """
 
@@ -143,12 +167,17 @@ class PreparedModel:
                 self.winograd = 0 if self.lowered else changed.layers
         self._fast = self._exact if lower is None else lower
         self._image = image[:1]
-        self._answer: Classifier = Compiled(self._fast) if compiled else self._fast
-        tiles = self._dtype == torch.bfloat16 and not compiled and native_bfloat16(image.device)
-        self._integers = tiles and image.device.type == "cpu"
+        self.plain = Passes(
+            Compiled(self._fast) if compiled else self._fast,
+            self._dtype,
+            integers=self._dtype == torch.bfloat16
+            and not compiled
+            and image.device.type == "cpu"
+            and native_bfloat16(image.device),
+        )
         self._captured: CapturedPasses | None = None
         if captured and self.is_copy and len(image) and can_capture(image.device):
-            self._captured = CapturedPasses(self._in_precision, self._image)
+            self._captured = CapturedPasses(self.plain, self._image)
 
     @functools.cached_property
     def classes(self) -> int:
@@ -188,14 +217,5 @@ class PreparedModel:
         return as_logits(self._exact(z), len(z))
 
     def fast(self, z: Tensor) -> Tensor:
-        """Logits [B, C] at z [B, *image] in the precision of the search."""
-        return self._in_precision(z) if self._captured is None else self._captured(z)
-
-    def _in_precision(self, z: Tensor) -> Tensor:
-        context: Any = contextlib.nullcontext()
-        if self._dtype is not None:
-            # Weights have been cast already, and a captured pass may not find its input so.
-            context = torch.autocast(z.device.type, dtype=self._dtype, cache_enabled=False)
-        integers = self._integers and len(z) >= FEWEST_ROWS
-        with context, IntegerRectifier() if integers else contextlib.nullcontext():
-            return as_logits(self._answer(z), len(z))
+        """Logits [B, C] at z [B, *image] in the precision of the search, for one backward pass."""
+        return self.plain(z) if self._captured is None else self._captured(z)

@@ -35,8 +35,9 @@ def in_place(
     """The phases as maps of some size, from the pixel `first` on; zeros where there is none."""
     (sy, sx), (top, left) = stride, first
     batch, channels, rows, columns = pixels.shape
-    split = pixels.permute(0, 2, 3, 1).reshape(batch, rows, columns, sy, sx, channels // (sy * sx))
-    maps = split.permute(0, 1, 3, 2, 4, 5).reshape(batch, rows * sy, columns * sx, -1)
+    channels //= sy * sx
+    split = pixels.permute(0, 2, 3, 1).reshape(batch, rows, columns, sy, sx, channels)
+    maps = split.permute(0, 1, 3, 2, 4, 5).reshape(batch, rows * sy, columns * sx, channels)
     maps = maps[:, top : top + size[0], left : left + size[1]]
     unread = (0, 0, 0, size[1] - maps.shape[2], 0, size[0] - maps.shape[1])  # by any output
     maps = functional.pad(maps, unread) if any(unread) else maps

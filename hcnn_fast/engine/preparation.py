@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hcnn_fast import backends
 from hcnn_fast.config import Precision
-from hcnn_fast.engine.compilation import several_backward_passes
+from hcnn_fast.engine.compilation import compiled_passes
 from hcnn_fast.engine.inputs import Classifier
 from hcnn_fast.engine.model import PreparedModel
 from hcnn_fast.engine.winograd import ROOM
@@ -71,7 +71,7 @@ def prepared_model(
         captured: whether its small passes may become CUDA graphs, which keep their memory.
     """
     if not isinstance(model, nn.Module):
-        with several_backward_passes(compiled):
+        with compiled_passes(compiled):
             yield PreparedModel(model, precision, image, compiled=compiled)
         return
     replaced = backends.resolve(backend, image.device.type) == "cpu"
@@ -93,7 +93,7 @@ def prepared_model(
         )
         copies = ModelState.of(prepared.copies)
         used = _Kept(weakref.ref(model, lambda _: _drop(key)), state, manner, prepared, copies)
-    with several_backward_passes(compiled):
+    with compiled_passes(compiled):
         yield used.prepared  # one that failed in use is not kept
     if used.prepared.is_copy and used.copies.equals(ModelState.of(used.prepared.copies)):
         with _lock:

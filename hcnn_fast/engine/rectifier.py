@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from hcnn_fast.engine.layers import is_batched
+
 FEWEST_ROWS = 32  # smaller batches spend more on looking at every call of torch than is saved
 
 _NEW = (torch.relu, Tensor.relu, functional.relu)
@@ -84,7 +86,7 @@ class _Rectifier(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (output,), (gradient,) = ctx.saved_tensors, gradients
         passed = torch.ops.aten.threshold_backward
-        if torch.is_grad_enabled():  # to be differentiated in turn
+        if torch.is_grad_enabled() or is_batched(gradient):  # to be differentiated in turn
             return passed(gradient, output, 0), None
         bits = passed(gradient.view(torch.int16), output.view(torch.int16), 0)
         return bits.view(gradient.dtype), None

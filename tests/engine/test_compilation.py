@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import hcnn_fast as hf
 from hcnn_fast.engine import preparation
-from hcnn_fast.engine.compilation import Compiled
+from hcnn_fast.engine.compilation import Compiled, compiled_passes
 
 SHAPE = (3, 8, 8)
 CONFIG = hf.SearchConfig.mcn(0.05, steps=6, compile=True)
@@ -53,7 +53,7 @@ def test_a_compiled_search_equals_the_reference_and_compiles_once(
     hf.search(model, x, plain)
     assert len(compiled) == 1
     kept = [entry for entry in preparation._kept.values() if entry.owner() is model]
-    assert [isinstance(entry.prepared._answer, Compiled) for entry in kept] == [True, False]
+    assert [isinstance(entry.prepared.plain.model, Compiled) for entry in kept] == [True, False]
     assert [entry.prepared.winograd for entry in kept] == [0, 1]
 
 
@@ -78,3 +78,23 @@ def test_an_error_of_the_model_itself_stays_what_it_is(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch, "compile", lambda model: failing)
     with pytest.raises(ZeroDivisionError, match="mine"):
         hf.search(network(), images(2, SHAPE), CONFIG)
+
+
+def test_many_models_are_all_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+
+    def noting(graph: Any, inputs: Any) -> Any:
+        def run(*arguments: Any) -> Any:
+            ran.append(len(made))
+            return graph(*arguments)
+
+        return run
+
+    compile_model = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: compile_model(model, backend=noting))
+    made: list[Any] = []
+    for width in range(12):  # torch gives up after 8 of them by itself, with a warning
+        made.append(Compiled(nn.Sequential(nn.Linear(4 + width, 3))))
+        with compiled_passes(compiled=True):
+            made[-1](torch.rand(2, 4 + width))
+    assert ran == list(range(1, 13))

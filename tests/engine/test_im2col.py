@@ -172,6 +172,24 @@ def test_a_layer_under_a_transform_is_convolved_as_ever() -> None:
     torch.testing.assert_close(found, products(maps), rtol=0.02, atol=0.02)
 
 
+def test_no_maps_give_no_outputs() -> None:
+    products = lowered(nn.Conv2d(8, 16, 3, padding=1, stride=2))
+    maps = torch.zeros(0, 8, 5, 4).bfloat16()
+    assert products(maps).shape == (0, 16, 3, 2)
+    assert input_gradient(products, maps, torch.zeros(0, 16, 3, 2).bfloat16()).shape == maps.shape
+
+
+def test_gradients_may_come_in_a_batch() -> None:
+    products = lowered(of_few_bits(nn.Conv2d(8, 16, 3, padding=1)))
+    maps = torch.rand(2, 8, 4, 4).bfloat16().requires_grad_()
+    output = products(maps)
+    seeds = torch.randn(3, *output.shape).bfloat16()
+    (found,) = torch.autograd.grad(output, maps, seeds, is_grads_batched=True, retain_graph=True)
+    for seed, gradient in zip(seeds, found, strict=True):
+        (expected,) = torch.autograd.grad(output, maps, seed, retain_graph=True)
+        torch.testing.assert_close(gradient, expected, rtol=0.02, atol=0.02)
+
+
 class Network(nn.Module):
     def __init__(self) -> None:
         super().__init__()

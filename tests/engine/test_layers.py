@@ -82,6 +82,37 @@ def test_lowered_phases_are_not_used_for_weights_that_a_call_brings() -> None:
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("lowered", [False, True])
+def test_what_only_the_convolution_itself_does_is_left_to_it(lowered: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(1, 7, 3, padding=1).double().requires_grad_(False)
+    cheaper = copy.deepcopy(layer)
+    replace_grey_convolutions(cheaper)
+    if lowered:
+        cheaper.lower()
+    x = torch.rand(2, 1, 9, 9).double()
+
+    def with_weights_of_the_input(module: nn.Module, z: Tensor) -> Tensor:
+        weights = {"weight": layer.weight * z.mean()}
+        output: Tensor = torch.func.functional_call(module, weights, (z,))
+        return output
+
+    direction = torch.randn(2, 7, 9, 9).double()
+    found, expected = (
+        input_gradient(lambda z, m=m: with_weights_of_the_input(m, z), x, direction)
+        for m in (cheaper, layer)
+    )
+    torch.testing.assert_close(found, expected)
+    single = x[0]
+    torch.testing.assert_close(
+        input_gradient(cheaper, single, direction[0]), input_gradient(layer, single, direction[0])
+    )
+    found, expected = (torch.func.vmap(lambda z, m=m: m(z[None])[0])(x) for m in (cheaper, layer))
+    torch.testing.assert_close(found, expected)
+    none = x[:0]
+    assert input_gradient(cheaper, none, direction[:0]).shape == none.shape
+
+
 @pytest.mark.parametrize(
     "layer",
     [

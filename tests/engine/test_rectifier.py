@@ -116,6 +116,14 @@ def test_a_gradient_can_be_differentiated(taken: list[bool]) -> None:
     assert float(expected.abs().amax()) > 0.0
 
 
+def test_gradients_may_come_in_a_batch() -> None:
+    leaf, seeds = maps(4, 5).requires_grad_(), torch.randn(3, 4, 5).bfloat16()
+    with IntegerRectifier():
+        output = torch.relu(leaf)
+    (found,) = torch.autograd.grad(output, leaf, seeds, is_grads_batched=True)
+    assert torch.equal(found, torch.where(leaf > 0, seeds, 0.0))
+
+
 def test_others_are_rectified_as_ever(taken: list[bool]) -> None:
     class Own(torch.Tensor):
         pass
