@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+import os
 import threading
 from collections import Counter
 from typing import Any
@@ -16,6 +17,7 @@ from torch.cuda import make_graphed_callables
 from hcnn_fast.engine.memory import activation_bytes
 from hcnn_fast.engine.slopes import Forward
 
+ENVIRONMENT = "HCNN_FAST_CUDA_GRAPHS"
 # A pass whose activations take more keeps the GPU busy for longer than its launches take.
 LARGEST = 256 << 20  # bytes, of all sizes together
 FEWEST = 8  # rows; smaller batches are filled up to so many
@@ -33,8 +35,11 @@ _log = logging.getLogger("hcnn_fast")
 
 
 def can_capture(device: torch.device) -> bool:
-    """Whether passes on this device can be captured."""
-    return device.type == "cuda"
+    """Whether passes on this device are captured: on a GPU, where the environment asks for it.
+
+    They have not been run on one yet; until then nobody gets them unasked.
+    """
+    return device.type == "cuda" and os.environ.get(ENVIRONMENT) == "1"
 
 
 def bucket_of(rows: int) -> int:

@@ -68,8 +68,22 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
     if request.param == "cpu":
         monkeypatch.setattr(graphs, "make_graphed_callables", played)
         monkeypatch.setattr(model, "can_capture", lambda device: True)
+    monkeypatch.setenv(graphs.ENVIRONMENT, "1")
     monkeypatch.setattr(preparation, "_kept", type(preparation._kept)())
     return torch.device(request.param)
+
+
+@pytest.mark.parametrize(
+    ("device", "value", "captured"),
+    [("cuda", "1", True), ("cuda", "0", False), ("cuda", None, False), ("cpu", "1", False)],
+)
+def test_passes_are_captured_on_a_gpu_where_it_is_asked_for(
+    device: str, value: str | None, captured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(graphs.ENVIRONMENT, raising=False)
+    if value is not None:
+        monkeypatch.setenv(graphs.ENVIRONMENT, value)
+    assert graphs.can_capture(torch.device(device)) == captured
 
 
 def network() -> nn.Module:
