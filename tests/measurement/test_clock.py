@@ -93,9 +93,9 @@ def test_a_clocked_model_is_prepared_once(monkeypatch: pytest.MonkeyPatch) -> No
     made: list[object] = []
     prepare = preparation.PreparedModel
 
-    def counted(*arguments: Any) -> preparation.PreparedModel:
+    def counted(*arguments: Any, **keywords: Any) -> preparation.PreparedModel:
         made.append(arguments)
-        return prepare(*arguments)
+        return prepare(*arguments, **keywords)
 
     monkeypatch.setattr(preparation, "PreparedModel", counted)
     observe(searching(CONFIGS["mcn"]), convolutional(), images(3))

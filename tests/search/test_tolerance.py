@@ -46,7 +46,7 @@ def test_labels_that_cannot_win_are_not_climbed_for() -> None:
 def test_ncn_gives_up_no_feasible_label() -> None:
     model, x = linear(classes=6), images(24)
     for confidence in (0.3, 0.6, 0.9):
-        config = hf.SearchConfig.ncn(0.1, confidence, steps=20)
+        config = hf.SearchConfig.ncn(0.05, confidence, steps=20)
         full = hf.search(model, x, config)
         part = hf.search(model, x, config.replace(tolerance=1e-3))
         torch.testing.assert_close(part.value, full.value, rtol=0.0, atol=1e-6)
