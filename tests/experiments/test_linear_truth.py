@@ -171,8 +171,8 @@ def test_transfer_is_measured_where_another_model_is_given(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["rejection", "recovery", "masking", "adaptive"])
 def test_rows_of_every_experiment_do_not_depend_on_chunks(tmp_path: Path, name: str) -> None:
-    # But for which restart is named where several end at one point: the rounding of a product, which
-    # is another one in another batch on some processors, decides.
+    # But for which restart is named where several end at one point: rounding decides, which is
+    # another one in another batch on some processors.
     tables = []
     for chunk in (5, 8):
         found = run_task(two_class_task(name, points=8, chunk=chunk), tmp_path / str(chunk))
