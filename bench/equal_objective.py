@@ -13,7 +13,7 @@ two calls of the short one. Every label takes the loop as long; where all of the
 
 On images that nothing was chosen with:
 
-python bench/equal_objective.py --after 5000 --images 2000
+python bench/equal_objective.py --after 5000 --images 1400
 
 Another model, such as a ResNet-18 that `hcnn-fast train` has made:
 
