@@ -12,8 +12,8 @@ RESNET18 in the environment names weights that `hcnn-fast train` has made for th
 own are random otherwise: then no label can win by much, and `tolerance` is left out. Those of
 bench/results/rivals-cpu.json are of
 
-hcnn-fast train adversarial --data cifar10 --model resnet18 --images 25000 --epochs 3 \\
-    --radius 0.0157 --attack-steps 1 --average-decay 0.99 --learning-rate 0.05 \\
+hcnn-fast train adversarial --data cifar10 --model resnet18 --images 25000 --epochs 3
+    --radius 0.0157 --attack-steps 1 --average-decay 0.99 --learning-rate 0.05
     --validation-images 500 --output runs/resnet18
 
 The share of time outside the model is measured in one run apart from the timed rounds, by a clock
