@@ -128,14 +128,21 @@ def _chosen(
     count: int,
     choice: Choice,
 ) -> Tensor:  # [n] int64, the first of equals
-    """Which attempt of each image is kept."""
+    """Which attempt of each image is kept; attempts that end at one point are equals.
+
+    A product may round a point otherwise in another row of a batch, so values would not tell.
+    """
     rise, hit = scored.rise.view(-1, count), scored.hit.view(-1, count)  # [n, count]
     if choice == "first_success":
-        return torch.where(hit, torch.inf, rise).argmax(1)
-    if choice != "best":
+        rise = torch.where(hit, torch.inf, rise)
+    elif choice != "best":
         among = rise
         if choice == "nearest_success":
             away = scored.point - image.repeat_interleave(count, 0)  # [B, *image]
             among = -size_of(away, "linf").view(-1, count)
         rise = torch.where(hit.any(1, keepdim=True), among.masked_fill(~hit, -torch.inf), rise)
-    return rise.argmax(1)
+    chosen = rise.argmax(1, keepdim=True)  # [n, 1]
+    points = scored.point.reshape(len(rise), count, image.shape[1:].numel())  # [n, count, D]
+    there = points.gather(1, chosen[:, :, None].expand(-1, 1, points.shape[2]))  # [n, 1, D]
+    equal = (points == there).all(2) & (hit == hit.gather(1, chosen))  # [n, count]
+    return equal.int().argmax(1)

@@ -171,8 +171,6 @@ def test_transfer_is_measured_where_another_model_is_given(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["rejection", "recovery", "masking", "adaptive"])
 def test_rows_of_every_experiment_do_not_depend_on_chunks(tmp_path: Path, name: str) -> None:
-    # But for which restart is named where several end at one point: rounding decides, which is
-    # another one in another batch on some processors.
     tables = []
     for chunk in (5, 8):
         found = run_task(two_class_task(name, points=8, chunk=chunk), tmp_path / str(chunk))
@@ -182,7 +180,7 @@ def test_rows_of_every_experiment_do_not_depend_on_chunks(tmp_path: Path, name: 
             zip(
                 *(
                     column.tolist() if isinstance(column, Tensor) else column
-                    for column in (t.example, t.attack, t.radius, t.target)
+                    for column in (t.example, t.attack, t.radius, t.target, t.restart)
                 ),
                 t.base.prediction.tolist(),
                 t.defended.prediction.tolist(),
