@@ -8,6 +8,7 @@ from tiny_classifiers import convolutional, images, linear
 
 import hcnn_fast as hf
 from hcnn_fast import data, models
+from hcnn_fast.engine.headroom import SAFETY
 
 LONG = {"steps": 100, "momentum": 0.5}
 
@@ -43,15 +44,29 @@ def test_labels_that_cannot_win_are_not_climbed_for() -> None:
     assert float(((untouched - own).abs() < 1e-6).float().mean()) > 0.5
 
 
-def test_ncn_gives_up_no_feasible_label() -> None:
+@pytest.mark.parametrize("radius", [0.1, 0.05])
+@pytest.mark.parametrize("confidence", [0.3, 0.6, 0.9])
+def test_ncn_gives_up_the_labels_that_its_bound_excludes_and_no_feasible_one(
+    confidence: float, radius: float
+) -> None:
     model, x = linear(classes=6), images(24)
-    for confidence in (0.3, 0.6, 0.9):
-        config = hf.SearchConfig.ncn(0.05, confidence, steps=20)
-        full = hf.search(model, x, config)
-        part = hf.search(model, x, config.replace(tolerance=1e-3))
-        torch.testing.assert_close(part.value, full.value, rtol=0.0, atol=1e-6)
-        assert torch.equal(part.label, full.label)
-        assert part.backwards < full.backwards
+    config = hf.SearchConfig.ncn(radius, confidence, steps=20)
+    full = hf.search(model, x, config)
+    part = hf.search(model, x, config.replace(tolerance=1e-3))
+    torch.testing.assert_close(part.value, full.value, rtol=0.0, atol=1e-6)
+    assert torch.equal(part.label, full.label)
+    leaf = x.clone().requires_grad_()
+    probability = torch.softmax(model(leaf), 1)  # [N, L]
+    possible = torch.empty(24, 6, dtype=torch.bool)
+    for label in range(6):
+        odds = torch.logit(probability[:, label])
+        (slope,) = torch.autograd.grad(odds.sum(), leaf, retain_graph=True)
+        up, down = (x + radius).clamp(max=1.0) - x, (x - radius).clamp(min=0.0) - x
+        reach = torch.maximum(up * slope, down * slope).flatten(1).sum(1)
+        possible[:, label] = torch.sigmoid(odds.detach() + SAFETY * reach) >= confidence
+    two_runs = 2 * config.steps
+    assert torch.equal(part.steps, two_runs * possible.sum(1))
+    assert torch.equal(full.steps, torch.full((24,), two_runs * 6))
 
 
 def test_the_entropy_search_takes_a_tolerance_and_loses_nothing() -> None:
