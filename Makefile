@@ -87,8 +87,9 @@ gpu-check: ## on a machine with a GPU and torch: build with CUDA, test, compute-
 gpu-bench: ## after gpu-check: the search beside its rivals, and 10,000 CIFAR-10 images
 	mkdir -p out
 	for graphs in 0 1; do \
-	  HCNN_FAST_CUDA_GRAPHS=$$graphs "$(PYTHON)" -m pytest bench/bench_rivals.py -W default \
-	    --benchmark-only --benchmark-json=out/rivals-gpu-graphs-$$graphs.json $(BENCH_ARGS) || exit 1; \
+	  RESNET18="$(RESNET18)" HCNN_FAST_CUDA_GRAPHS=$$graphs \
+	    "$(PYTHON)" -m pytest bench/bench_rivals.py -W default --benchmark-only \
+	    --benchmark-json=out/rivals-gpu-graphs-$$graphs.json $(BENCH_ARGS) || exit 1; \
 	done
 	"$(PYTHON)" bench/memory_of_predict.py --data cifar10 --model resnet18 --checkpoint "$(RESNET18)" \
 	  --device cuda --precision bfloat16 > out/predict-gpu.json

@@ -75,7 +75,8 @@ class SearchConfig:
             the images searched together become smaller to stay within it, never larger.
         keep_points: keep the best point of every label in the result.
         compile: let torch.compile make the model's passes, which takes its time at the first
-            search and is kept for later ones of the same model; pays on many GPUs.
+            search and is kept for later ones of the same model; `hcnn-fast bench --compile` tells
+            whether it pays. Where it fails, the search does.
 
     Raises:
         TypeError, ValueError: a field has the wrong type or value; the message names the field.

@@ -231,10 +231,10 @@ def _preparation(
     """The model's name with the layers that the search computes otherwise, if there are some."""
     precision = resolve_precision(config.precision, x)
     said = []
-    made_as_in_a_search = prepared_model(
+    of_a_search = prepared_model(
         classifier.model, precision, x[:1], config.backend, compiled=config.compile
     )
-    with made_as_in_a_search as made:
+    with of_a_search as made:
         if made.folded or made.unfolded is not None:
             left = "" if made.unfolded is None else f" ({made.unfolded})"
             said.append(f"{made.folded} BatchNorm layers folded into others{left}")

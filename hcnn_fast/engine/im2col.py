@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.nn.grad import conv2d_input
 
 from hcnn_fast.engine.layers import is_batched, is_unwatched
-from hcnn_fast.engine.phases import in_place, phases_of
+from hcnn_fast.engine.phases import maps_of_phases, phases_of
 
 LARGE_WEIGHTS = 1 << 20  # values
 FEW_PIXELS = 32  # of an output's map
@@ -98,10 +98,8 @@ class _Convolution(torch.autograd.Function):
         layer: Im2colConv2d = ctx.layer
         if is_batched(gradients[0]):
             shape = (len(gradients[0]), layer.in_channels, *ctx.size)
-            margins = layer.steps, layer.margin
-            # torch leaves it untyped
-            maps = conv2d_input(shape, layer.weight, gradients[0], *margins)  # type: ignore[no-untyped-call]
-            return maps, None
+            given = (shape, layer.weight, gradients[0], layer.steps, layer.margin)
+            return conv2d_input(*given), None  # type: ignore[no-untyped-call]  # torch's
         stride, margin = layer.steps, layer.margin
         taps = _pair(-(-layer.taps[axis] // stride[axis]) for axis in range(2))
         outside = _pair(margin[axis] // stride[axis] for axis in range(2))  # no pixel of the maps
@@ -112,7 +110,7 @@ class _Convolution(torch.autograd.Function):
         )
         pixels = convolved(gradients[0], layer.back, None, taps, (1, 1), before, count)
         first = _pair(margin[axis] % stride[axis] for axis in range(2))
-        return in_place(pixels, stride, first, ctx.size), None
+        return maps_of_phases(pixels, stride, first, ctx.size), None
 
 
 class Im2colConv2d(nn.Conv2d):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hcnn_fast.engine.phases import in_place, phases_of
+from hcnn_fast.engine.phases import maps_of_phases, phases_of
 
 _DTYPES = (torch.float32, torch.float64)  # others would round the products visibly
 
@@ -57,7 +57,7 @@ class _GreyConv2d(torch.autograd.Function):
         if phases is not None and gradients[0].dtype == phases.dtype:
             margin = phases.shape[2] - 1, phases.shape[3] - 1
             pixels = functional.conv2d(gradients[0], phases, padding=margin)
-            maps = in_place(pixels, stride, padding, size).to(dtype)
+            maps = maps_of_phases(pixels, stride, padding, size).to(dtype)
         else:
             taps = weight.reshape(len(weight), -1).t()  # [h * w, O]
             columns = torch.matmul(taps.to(gradients[0].dtype), gradients[0].flatten(2))

@@ -119,7 +119,7 @@ class PreparedModel:
         precision: "float32" (the dtype of the images), "bfloat16" or "float16" for `fast`.
         image: an image to try layouts on, or none (then `classes` is not known).
         room: bytes that convolutions by the compiled extension may take; 0: there are none.
-        compiled: whether torch.compile makes `fast`; then no convolution is replaced.
+        compiled: whether torch.compile makes `fast`; then no operation of the extension does.
         captured: whether small batches of `fast` are replayed as CUDA graphs, on a GPU.
 
     Attributes:

@@ -26,7 +26,7 @@ def phases_of(
     return phases.contiguous(memory_format=torch.channels_last)
 
 
-def in_place(
+def maps_of_phases(
     pixels: Tensor,  # [B, sy * sx * I, Q, R]
     stride: tuple[int, int],
     first: tuple[int, int],

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from hcnn_fast.engine.phases import in_place, phases_of
+from hcnn_fast.engine.phases import maps_of_phases, phases_of
 
 
 @pytest.mark.parametrize(
@@ -37,4 +37,4 @@ def test_phases_in_their_places_are_the_input_gradient(
     phases = phases_of(layer.weight.detach(), stride)
     margin = phases.shape[2] - 1, phases.shape[3] - 1
     pixels = nn.functional.conv2d(direction, phases, padding=margin)
-    torch.testing.assert_close(in_place(pixels, stride, padding, size), expected)
+    torch.testing.assert_close(maps_of_phases(pixels, stride, padding, size), expected)
