@@ -8,6 +8,7 @@ import math
 import os
 import threading
 from collections import Counter
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from hcnn_fast.engine.memory import activation_bytes
 from hcnn_fast.engine.slopes import Forward
 
 ENVIRONMENT = "HCNN_FAST_CUDA_GRAPHS"
-# A pass whose activations take more keeps the GPU busy for longer than its launches take.
+# Activations that captured passes hold. A large pass keeps the GPU busy while the host launches it.
 LARGEST = 256 << 20  # bytes, of all sizes together
 FEWEST = 8  # rows; smaller batches are filled up to so many
 WARM_UP = 3  # passes, so that libraries choose their algorithms before the capture
@@ -88,7 +89,6 @@ class CapturedPasses:
         self.refused: str | None = None
         self._forward = forward
         self._image = image
-        self._most: int | None = None
         self._seen: Counter[int] = Counter()
         self._captured: dict[int, Forward] = {}
         self._stream: Any = None  # of the last replay
@@ -130,13 +130,10 @@ class CapturedPasses:
                 return None
         return size, self._captured[size]
 
-    @property
+    @cached_property
     def most(self) -> int:
         """Rows of all batches that are captured, at most."""
-        if self._most is None:
-            one = max(1, sum(activation_bytes(self._forward, self._image)))
-            self._most = LARGEST // one
-        return self._most
+        return LARGEST // max(1, sum(activation_bytes(self._forward, self._image)))
 
     def _wait_for_others(self) -> None:
         """All replays use the same memory: one on another stream has to be over."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hcnn_fast.engine.layers import GreyConv2d, replace_grey_convolutions
+from hcnn_fast.engine.model import PreparedModel
 
 GEOMETRIES = [
     {"kernel_size": 4, "stride": 2, "padding": 1},
@@ -80,6 +81,15 @@ def test_lowered_phases_are_not_used_for_weights_that_a_call_brings() -> None:
         for m in (cheaper, layer)
     )
     torch.testing.assert_close(found, expected)
+
+
+def test_a_low_precision_model_is_prepared_with_phases() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 7, 4, stride=2, padding=1), nn.Flatten()).eval()
+    prepared = PreparedModel(network, "bfloat16", torch.rand(1, 1, 8, 8))
+    exact, fast = (copy[0] for copy in prepared.copies)
+    assert exact.phases is None
+    assert fast.phases.dtype == torch.bfloat16
+    assert fast.phases.shape == (4, 7, 2, 2)
 
 
 @pytest.mark.parametrize("lowered", [False, True])
