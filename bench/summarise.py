@@ -1,6 +1,8 @@
-"""Shorten a pytest-benchmark report to what is kept under bench/results.
+"""Shorten pytest-benchmark reports to what is kept under bench/results.
 
 python bench/summarise.py out/bench.json "make bench" > bench/results/NAME.json
+
+Of several reports of one command the first is kept, with the medians of the others.
 """
 
 from __future__ import annotations
@@ -11,8 +13,12 @@ from pathlib import Path
 from typing import Any
 
 
-def summary(report: dict[str, Any], command: str) -> dict[str, Any]:
+def summary(report: dict[str, Any], command: str, others: list[dict[str, Any]]) -> dict[str, Any]:
     """Medians and rounds of every benchmark, and the machine they were measured on."""
+    medians: dict[str, list[float]] = {}
+    for other in others:
+        for one in other["benchmarks"]:
+            medians.setdefault(one["name"], []).append(one["stats"]["median"])
     return {
         "command": command,
         "date": report["datetime"][:10],
@@ -21,6 +27,7 @@ def summary(report: dict[str, Any], command: str) -> dict[str, Any]:
             one["name"]: {
                 "median_seconds": one["stats"]["median"],
                 "rounds_seconds": one["stats"]["data"][:9],
+                **({"median_seconds_of_other_runs": medians[one["name"]]} if others else {}),
                 **one["extra_info"],
             }
             for one in report["benchmarks"]
@@ -29,7 +36,8 @@ def summary(report: dict[str, Any], command: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) < 3:
         sys.exit(__doc__)
-    loaded = json.loads(Path(sys.argv[1]).read_text())
-    print(json.dumps(summary(loaded, sys.argv[2]), indent=2))
+    *paths, command = sys.argv[1:]
+    first, *others = (json.loads(Path(path).read_text()) for path in paths)
+    print(json.dumps(summary(first, command, others), indent=2))

@@ -2,7 +2,8 @@
 
 Where maps are small and weights large, libraries read the weights again for every few pixels. With
 the patches of all maps one under the other (im2col) a product reads them once: on processors that
-multiply tiles of bfloat16, and so wait for weights, that is up to three times faster.
+multiply tiles of bfloat16, and so wait for weights, that is nearly twice as fast
+(bench/results/low-precision-cpu.json).
 """
 
 from __future__ import annotations
