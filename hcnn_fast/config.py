@@ -72,7 +72,8 @@ class SearchConfig:
         batch_size: largest number of candidates that pass the model at once; None: planned.
         memory_budget: largest number of bytes that the search adds to what is in use when it is
             called (model, images), at any time, its result included; None: no limit. Batches and
-            the images searched together become smaller to stay within it, never larger.
+            the images searched together become smaller to stay within it, never larger, and freed
+            memory goes back to the system.
         keep_points: keep the best point of every label in the result.
         compile: let torch.compile make the model's passes, which takes its time at the first
             search and is kept for later ones of the same model; `hcnn-fast bench --compile` tells

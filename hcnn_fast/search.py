@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from hcnn_fast import backends
 from hcnn_fast.config import SearchConfig
 from hcnn_fast.engine.budget import planned_model
-from hcnn_fast.engine.free_memory import freed_memory_kept
+from hcnn_fast.engine.free_memory import freed_memory_kept, freed_memory_returned
 from hcnn_fast.engine.inputs import Classifier, check_model, check_values, within_bounds
 from hcnn_fast.engine.memory import in_batches
 from hcnn_fast.engine.model import resolve_precision
@@ -105,8 +104,8 @@ def _search_blocks(
     backend = backends.resolve(config.backend, x.device.type)
     precision = resolve_precision(config.precision, x)
     joined = _Joined(len(images))
-    kept = freed_memory_kept() if config.memory_budget is None else nullcontext()
-    with kept, planned_model(model, precision, problem, backend, images) as (prepared, plan):
+    freed = freed_memory_kept if config.memory_budget is None else freed_memory_returned
+    with freed(), planned_model(model, precision, problem, backend, images) as (prepared, plan):
         solver = Solver(prepared, problem, backend, plan.batch)
 
         def run(begin: int, end: int) -> None:

@@ -1,24 +1,31 @@
-"""Memory that a search frees and takes again at every step stays with the process meanwhile."""
+"""What becomes of memory that a search frees and takes again at every step."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-# Of glibc's mallopt(3). What is left behind are the largest sizes that glibc comes to by itself, in
-# a process that has freed a block of 32 MiB. Some versions take no larger threshold for mmap.
+Sizes = tuple[tuple[int, int], ...]  # parameters of glibc's mallopt(3) and their values, in order
+
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-LEAVE = ((MMAP_THRESHOLD, 32 << 20), (TRIM_THRESHOLD, 64 << 20))
-KEEP = (*LEAVE, (MMAP_THRESHOLD, 1 << 30), (TRIM_THRESHOLD, (1 << 31) - 1))
+# What is left behind are the largest sizes that glibc comes to by itself, in a process that has
+# freed a block of 32 MiB. Some versions take no larger threshold for mmap.
+LEAVE: Sizes = ((MMAP_THRESHOLD, 32 << 20), (TRIM_THRESHOLD, 64 << 20))
+KEEP: Sizes = (*LEAVE, (MMAP_THRESHOLD, 1 << 30), (TRIM_THRESHOLD, (1 << 31) - 1))
+# Tensors above the first size are mapped, and gone when they are freed. Below lie those of which
+# the faults would cost more than the holes do that they leave between each other. What lies free at
+# the end of the heap serves any allocation.
+RETURN: Sizes = ((MMAP_THRESHOLD, 4 << 20), (TRIM_THRESHOLD, 64 << 20))
 CHOSEN_BY = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 _lock = threading.Lock()
-_inside = 0
+_at_work = Counter[Sizes]()
 
 
 @contextmanager
@@ -30,28 +37,66 @@ def freed_memory_kept() -> Iterator[None]:
     for some of them. The setting is the whole process's; where the user has chosen it in the
     environment, or the C library is another, nothing is set.
     """
-    _count(+1, KEEP)
+    with _set(KEEP):
+        yield
+
+
+@contextmanager
+def freed_memory_returned() -> Iterator[None]:
+    """Let glibc hand back what is freed within the block, of this thread or of another.
+
+    Batches shrink as runs retire, and blocks of a little less than before do not fit into what was
+    freed: without this the process comes to hold several times what tensors do. As above, the
+    user's own choice of sizes is respected; see also `return_freed_memory`.
+    """
+    with _set(RETURN):
+        yield
+
+
+def return_freed_memory() -> None:
+    """Within `freed_memory_returned`, hand back what has been freed between blocks in use."""
+    library = _glibc() if _at_work[RETURN] else None
+    if library is not None:
+        library.malloc_trim(0)
+
+
+@contextmanager
+def _set(sizes: Sizes) -> Iterator[None]:
+    _count(sizes, +1)
     try:
         yield
     finally:
-        _count(-1, LEAVE)
+        _count(sizes, -1)
 
 
-def _count(change: int, sizes: tuple[tuple[int, int], ...]) -> None:
-    """Count the blocks that are at work, and set the sizes with the first and after the last."""
-    global _inside
+def _count(sizes: Sizes, change: int) -> None:
+    """Count the blocks that are at work, and set the sizes where they are others now."""
     with _lock:
-        _inside += change
+        before = _wanted()
+        _at_work[sizes] += change
         mallopt = _mallopt()
-        if mallopt is not None and _inside == max(change, 0):
-            for name, size in sizes:
+        if mallopt is not None and _wanted() != before:
+            for name, size in _wanted():
                 mallopt(name, size)
+
+
+def _wanted() -> Sizes:
+    """A bound on memory goes before speed."""
+    return next((sizes for sizes in (RETURN, KEEP) if _at_work[sizes]), LEAVE)
 
 
 @cache
 def _mallopt() -> Any:
     """The function; None where the C library has none, or the user has chosen the sizes."""
-    if any(name in os.environ for name in CHOSEN_BY) or os.name != "posix":
+    library = _glibc()
+    chosen = library is None or any(name in os.environ for name in CHOSEN_BY)
+    return None if chosen else library.mallopt
+
+
+@cache
+def _glibc() -> Any:
+    """The C library, if it is glibc."""
+    if os.name != "posix":
         return None
     library = ctypes.CDLL(None)
-    return library.mallopt if hasattr(library, "gnu_get_libc_version") else None
+    return library if hasattr(library, "gnu_get_libc_version") else None

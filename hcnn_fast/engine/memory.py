@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from hcnn_fast.engine.free_memory import return_freed_memory
+
 # On the CPU the batch is kept small enough that the activations of a layer stay near the caches:
 # larger blocks are evicted between layers, or even mapped and faulted in anew at every step. A
 # model of large activations still gets some images, to share the reading of its weights.
@@ -128,5 +130,6 @@ def in_batches(total: int, size: int, run: Callable[[int, int], None]) -> int:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             continue
+        return_freed_memory()
         begin = end
     return size

@@ -1,4 +1,4 @@
-"""What a search frees stays with the process while it runs, and its settings come back."""
+"""What a search frees stays with the process, or with a budget does not; settings come back."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+import torch
 
+import hcnn_fast as hf
 from hcnn_fast.engine import free_memory
 from hcnn_fast.engine.free_memory import (
     CHOSEN_BY,
     KEEP,
     LEAVE,
     MMAP_THRESHOLD,
+    RETURN,
     TRIM_THRESHOLD,
     freed_memory_kept,
+    freed_memory_returned,
 )
 
 ON_GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc alone")
@@ -40,6 +44,26 @@ hf.search(model, x, config)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
+HOLES = """
+import sys
+import torch
+from hcnn_fast.engine.free_memory import freed_memory_returned, return_freed_memory
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+with freed_memory_returned():
+    before, kept = resident(), []
+    for _ in range(4 if sys.argv[1] == "mapped" else 64):
+        large = torch.ones((32 if sys.argv[1] == "mapped" else 2) << 18)
+        kept += [large, torch.ones(1 << 14)]  # the small one keeps the heap from shrinking
+    full = resident()
+    del kept[::2], large
+    if sys.argv[1] == "returned":
+        return_freed_memory()
+    print(full - before, resident() - before)
+"""
+
 
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
@@ -47,7 +71,7 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(free_memory, "_mallopt", lambda: lambda *pair: asked.append(pair))
     yield asked
-    assert free_memory._inside == 0
+    assert not any(free_memory._at_work.values())
 
 
 def page_faults(way: str) -> int:
@@ -97,8 +121,47 @@ def test_a_threshold_that_is_refused_leaves_a_large_one() -> None:
     assert KEEP[-1][0] == TRIM_THRESHOLD
 
 
+def test_a_bound_on_memory_goes_before_speed(settings: list[tuple[int, int]]) -> None:
+    with freed_memory_kept():
+        with freed_memory_returned(), freed_memory_kept():
+            assert settings == [*KEEP, *RETURN]
+        assert settings == [*KEEP, *RETURN, *KEEP]
+    assert settings == [*KEEP, *RETURN, *KEEP, *LEAVE]
+
+
+@ON_GLIBC
+@pytest.mark.parametrize("way", ["mapped", "returned", "left"])
+def test_what_is_freed_goes_back_to_the_system(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in CHOSEN_BY:
+        monkeypatch.delenv(name, raising=False)
+    done = subprocess.run(
+        [sys.executable, "-c", HOLES, way], capture_output=True, text=True, check=True
+    )
+    full, left = map(int, done.stdout.split())
+    assert full > 120 << 20
+    assert left > full / 2 if way == "left" else left < full / 8
+
+
+@pytest.mark.parametrize("budget", [None, 2**30])
+def test_a_search_with_a_budget_returns_it_after_every_batch(
+    budget: int | None, settings: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trimmed: list[int] = []
+
+    class Library:
+        malloc_trim = trimmed.append
+
+    monkeypatch.setattr(free_memory, "_glibc", Library)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3)).eval()
+    config = hf.SearchConfig.mcn(0.1, steps=2, batch_size=8, memory_budget=budget)
+    hf.search(model, torch.rand(64, 1, 2, 2), config)
+    assert settings == [*(KEEP if budget is None else RETURN), *LEAVE]
+    assert not trimmed if budget is None else len(trimmed) > 64 * 3 // 8
+    assert set(trimmed) <= {0}
+
+
 def test_without_the_function_nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(free_memory, "_mallopt", lambda: None)
     with freed_memory_kept():
-        assert free_memory._inside == 1
-    assert free_memory._inside == 0
+        assert free_memory._at_work[KEEP] == 1
+    assert free_memory._at_work[KEEP] == 0
