@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 Sizes = tuple[tuple[int, int], ...]  # parameters of glibc's mallopt(3) and their values, in order
@@ -22,10 +23,15 @@ KEEP: Sizes = (*LEAVE, (MMAP_THRESHOLD, 1 << 30), (TRIM_THRESHOLD, (1 << 31) - 1
 # the faults would cost more than the holes do that they leave between each other. What lies free at
 # the end of the heap serves any allocation.
 RETURN: Sizes = ((MMAP_THRESHOLD, 4 << 20), (TRIM_THRESHOLD, 64 << 20))
+# Bytes by which one batch after another may make the process grow before what lies free between
+# blocks in use is handed back.
+SLACK = 64 << 20
 CHOSEN_BY = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
+_STATM = Path("/proc/self/statm")
 _lock = threading.Lock()
 _at_work = Counter[Sizes]()
+_after_one_batch: int | None = None  # bytes in memory then, since freed memory was handed back
 
 
 @contextmanager
@@ -34,8 +40,9 @@ def freed_memory_kept() -> Iterator[None]:
 
     A step of a search frees its activations and the next one takes as much again. What glibc hands
     back to the system in between comes anew as empty pages, one fault each, and all threads wait
-    for some of them. The setting is the whole process's; where the user has chosen it in the
-    environment, or the C library is another, nothing is set.
+    for some of them. What would add up over many batches `return_freed_memory` bounds. The setting
+    is the whole process's; where the user has chosen it in the environment, or the C library is
+    another, nothing is set.
     """
     with _set(KEEP):
         yield
@@ -54,10 +61,23 @@ def freed_memory_returned() -> Iterator[None]:
 
 
 def return_freed_memory() -> None:
-    """Within `freed_memory_returned`, hand back what has been freed between blocks in use."""
-    library = _glibc() if _at_work[RETURN] else None
-    if library is not None:
-        library.malloc_trim(0)
+    """After a batch: hand back what has been freed between blocks in use.
+
+    Within `freed_memory_returned` always; elsewhere where batches have made the process grow by
+    `SLACK`. What a batch takes and the next one takes again stays.
+    """
+    global _after_one_batch
+    library = _glibc()
+    if library is None:
+        return
+    if not _at_work[RETURN]:
+        resident = _resident()
+        if _after_one_batch is None:
+            _after_one_batch = resident
+        if resident <= _after_one_batch + SLACK:
+            return
+    library.malloc_trim(0)
+    _after_one_batch = None
 
 
 @contextmanager
@@ -71,13 +91,25 @@ def _set(sizes: Sizes) -> Iterator[None]:
 
 def _count(sizes: Sizes, change: int) -> None:
     """Count the blocks that are at work, and set the sizes where they are others now."""
+    global _after_one_batch
     with _lock:
         before = _wanted()
+        if before == LEAVE:
+            _after_one_batch = None
         _at_work[sizes] += change
         mallopt = _mallopt()
         if mallopt is not None and _wanted() != before:
             for name, size in _wanted():
                 mallopt(name, size)
+
+
+def _resident() -> int:
+    """Bytes of the process in memory; 0 where the system does not say."""
+    try:
+        pages = _STATM.read_text().split()[1]
+    except OSError:
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _wanted() -> Sizes:

@@ -18,9 +18,11 @@ from hcnn_fast.engine.free_memory import (
     LEAVE,
     MMAP_THRESHOLD,
     RETURN,
+    SLACK,
     TRIM_THRESHOLD,
     freed_memory_kept,
     freed_memory_returned,
+    return_freed_memory,
 )
 
 ON_GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc alone")
@@ -45,23 +47,24 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 HOLES = """
-import sys
+import contextlib, sys
 import torch
-from hcnn_fast.engine.free_memory import freed_memory_returned, return_freed_memory
+from hcnn_fast.engine import free_memory
+from hcnn_fast.engine.free_memory import freed_memory_kept, freed_memory_returned
 
-def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * 4096
-
-with freed_memory_returned():
-    before, kept = resident(), []
-    for _ in range(4 if sys.argv[1] == "mapped" else 64):
-        large = torch.ones((32 if sys.argv[1] == "mapped" else 2) << 18)
+within, count, size, returned = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+contexts = {"kept": freed_memory_kept, "returned": freed_memory_returned}
+with contexts[within]():
+    free_memory.return_freed_memory()  # after a batch that took little
+    before, kept = free_memory._resident(), []
+    for _ in range(count):
+        large = torch.ones(size << 18)
         kept += [large, torch.ones(1 << 14)]  # the small one keeps the heap from shrinking
-    full = resident()
+    full = free_memory._resident()
     del kept[::2], large
-    if sys.argv[1] == "returned":
-        return_freed_memory()
-    print(full - before, resident() - before)
+    if returned:
+        free_memory.return_freed_memory()
+    print(full - before, free_memory._resident() - before)
 """
 
 
@@ -130,16 +133,55 @@ def test_a_bound_on_memory_goes_before_speed(settings: list[tuple[int, int]]) ->
 
 
 @ON_GLIBC
-@pytest.mark.parametrize("way", ["mapped", "returned", "left"])
-def test_what_is_freed_goes_back_to_the_system(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("within", "count", "mebibytes", "after_a_batch", "goes"),
+    [
+        ("returned", 4, 32, False, True),  # mapped
+        ("returned", 64, 2, False, False),
+        ("returned", 64, 2, True, True),
+        ("kept", 64, 2, False, False),
+        ("kept", 64, 2, True, True),
+        ("kept", 16, 2, True, False),  # not much
+    ],
+)
+def test_what_is_freed_goes_back_to_the_system(
+    within: str,
+    count: int,
+    mebibytes: int,
+    after_a_batch: bool,
+    goes: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for name in CHOSEN_BY:
         monkeypatch.delenv(name, raising=False)
+    numbers = map(str, (count, mebibytes, int(after_a_batch)))
     done = subprocess.run(
-        [sys.executable, "-c", HOLES, way], capture_output=True, text=True, check=True
+        [sys.executable, "-c", HOLES, within, *numbers], capture_output=True, text=True, check=True
     )
     full, left = map(int, done.stdout.split())
-    assert full > 120 << 20
-    assert left > full / 2 if way == "left" else left < full / 8
+    assert full > 0.9 * (count * mebibytes << 20)
+    assert left < full / 4 if goes else left > full / 2
+
+
+def test_what_every_batch_takes_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    trimmed, resident = [], 0
+
+    class Library:
+        malloc_trim = trimmed.append
+
+    monkeypatch.setattr(free_memory, "_glibc", Library)
+    monkeypatch.setattr(free_memory, "_mallopt", lambda: None)
+    monkeypatch.setattr(free_memory, "_resident", lambda: resident)
+    with freed_memory_kept():
+        resident = 10 * SLACK  # what a batch takes
+        for grown, times in ((0, 0), (SLACK, 0), (SLACK + 1, 1), (2 * SLACK, 1), (4 * SLACK, 2)):
+            resident = 10 * SLACK + grown
+            return_freed_memory()
+            assert len(trimmed) == times, grown
+    with freed_memory_kept():  # another search begins anew
+        resident = 20 * SLACK
+        return_freed_memory()
+        assert len(trimmed) == 2
 
 
 @pytest.mark.parametrize("budget", [None, 2**30])
