@@ -164,7 +164,8 @@ def test_what_is_freed_goes_back_to_the_system(
 
 
 def test_what_every_batch_takes_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    trimmed, resident = [], 0
+    trimmed: list[int] = []
+    resident = 0
 
     class Library:
         malloc_trim = trimmed.append
