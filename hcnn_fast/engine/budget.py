@@ -140,6 +140,12 @@ def plan_within_budget(
         )
     wanted = min(config.batch_size or prepared.planned_batch, len(x) * demand.runs)
     batch = _largest(wanted, lambda size: demand.of(size) <= usable)
+    if batch < wanted and batch // 2 > 1:
+        # Workspaces do not grow for ever: nearer to what is planned a candidate may take less.
+        nearer = measure(model, prepared, config, backend, x, batch // 2)
+        larger = _largest(wanted, lambda size: nearer.of(size) <= usable)
+        if larger > batch:
+            demand, batch = nearer, larger
     if config.batch_size is not None and batch < wanted:
         raise ValueError(
             f"batch_size is {config.batch_size}, expected at most {batch} with memory_budget "
@@ -169,16 +175,21 @@ def measure(
     config: SearchConfig,
     backend: str,
     x: Tensor,  # [N, *image], N >= 1
+    count: int = 1,
 ) -> Demand:
-    """What the search of these images takes: passes are measured, with one candidate and two."""
+    """What the search of these images takes: passes of `count` candidates and of twice as many.
+
+    For batches of fewer than twice as many it may say too little: the first candidates let
+    workspaces grow most.
+    """
     image = within_bounds(x[:1], config)
     short = config.replace(steps=min(config.steps, MEASURED_STEPS), memory_budget=None)
-    solver = Solver(prepared, short, backend, batch=MEASURED)
+    solver = Solver(prepared, short, backend, batch=2 * count)
     fixed, candidate = 0, 0
     for run in (_climb, _look):
-        one, two = run(solver, image), run(solver, image.repeat_interleave(MEASURED, 0))
-        more = max(0, two - one)
-        fixed, candidate = max(fixed, one - more), max(candidate, more)
+        some, twice = (run(solver, image.repeat_interleave(n, 0)) for n in (count, 2 * count))
+        more = -(-max(0, twice - some) // count)
+        fixed, candidate = max(fixed, twice - 2 * count * more), max(candidate, more)
     tried = solver.looker.tried
     point = image[0].numel() * image.element_size()
     logits = prepared.classes * image.element_size()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -139,6 +140,34 @@ def test_a_budget_is_used(network: str, plans: list[budget.Plan]) -> None:
     )
     assert limit / 4 <= peak <= limit
     assert plans[-1].batch >= 16
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_workspace_that_stops_growing_is_not_planned_for_every_candidate(
+    plans: list[budget.Plan],
+) -> None:
+    """Each thread has its own, and few tiles do not take them all."""
+    torch.manual_seed(3)
+    layers = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1)
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    x, config = images(256, SHAPE), hf.SearchConfig.mcn(0.05, steps=2, labels=2)
+    limit = 60 * weight_bytes(32, 32)
+    expected = hf.search(model, x, config)
+    got, peak = measured(lambda: hf.search(model, x, config.replace(memory_budget=limit)))
+    assert limit / 4 <= peak <= limit
+    assert_equal_answers(got, expected)
+    with prepared_model(model, "float32", x[:1], room=limit // 10) as prepared:
+        assert prepared.winograd == 1
+        of_one = budget.measure(model, prepared, config, "cpu", x)
+    assert of_one.of(plans[-1].batch // 2) > limit  # what one candidate and two would have allowed
 
 
 def test_the_peak_does_not_grow_with_the_number_of_images() -> None:
