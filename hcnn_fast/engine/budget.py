@@ -175,7 +175,7 @@ def measure(
     config: SearchConfig,
     backend: str,
     x: Tensor,  # [N, *image], N >= 1
-    count: int = 1,
+    count: int = MEASURED // 2,
 ) -> Demand:
     """What the search of these images takes: passes of `count` candidates and of twice as many.
 

@@ -63,18 +63,18 @@ def freed_memory_returned() -> Iterator[None]:
 def return_freed_memory() -> None:
     """After a batch: hand back what has been freed between blocks in use.
 
-    Within `freed_memory_returned` always; elsewhere where batches have made the process grow by
-    `SLACK`. What a batch takes and the next one takes again stays.
+    Within `freed_memory_returned` always; within `freed_memory_kept` where batches have made the
+    process grow by `SLACK`: what a batch takes and the next one takes again stays. Else not at all.
     """
     global _after_one_batch
-    library = _glibc()
-    if library is None:
+    library, wanted = _glibc(), _wanted()
+    if library is None or wanted == LEAVE:
         return
-    if not _at_work[RETURN]:
-        resident = _resident()
-        if _after_one_batch is None:
-            _after_one_batch = resident
-        if resident <= _after_one_batch + SLACK:
+    if wanted == KEEP:
+        resident, then = _resident(), _after_one_batch  # another thread may set it
+        if then is None:
+            _after_one_batch = then = resident
+        if resident <= then + SLACK:
             return
     library.malloc_trim(0)
     _after_one_batch = None

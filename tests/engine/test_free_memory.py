@@ -47,7 +47,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 HOLES = """
-import contextlib, sys
+import sys
 import torch
 from hcnn_fast.engine import free_memory
 from hcnn_fast.engine.free_memory import freed_memory_kept, freed_memory_returned
@@ -183,6 +183,25 @@ def test_what_every_batch_takes_stays(monkeypatch: pytest.MonkeyPatch) -> None:
         resident = 20 * SLACK
         return_freed_memory()
         assert len(trimmed) == 2
+    resident = 100 * SLACK
+    return_freed_memory()  # of nobody who asked for it
+    assert len(trimmed) == 2
+
+
+def test_a_search_of_another_thread_may_begin_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Library:
+        malloc_trim = staticmethod(lambda pad: None)
+
+    def resident() -> int:
+        monkeypatch.setattr(free_memory, "_after_one_batch", None)
+        return 0
+
+    monkeypatch.setattr(free_memory, "_glibc", Library)
+    monkeypatch.setattr(free_memory, "_mallopt", lambda: None)
+    monkeypatch.setattr(free_memory, "_resident", resident)
+    with freed_memory_kept():
+        return_freed_memory()
+        return_freed_memory()
 
 
 @pytest.mark.parametrize("budget", [None, 2**30])

@@ -44,6 +44,14 @@ def perceptron(classes: int = 3) -> nn.Module:
         return nn.Sequential(nn.Flatten(), *layers).eval()
 
 
+def transformable(channels: int) -> nn.Module:
+    """Two convolutions, of which the second has weights that can be transformed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        layers = nn.Conv2d(3, channels, 3, padding=1), nn.Conv2d(channels, channels, 3, padding=1)
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+
+
 MODELS = {"convolutions": deep, "perceptron": perceptron}
 CONFIGS = {
     "mcn": hf.SearchConfig.mcn(0.05, steps=2),
@@ -155,9 +163,7 @@ def test_a_workspace_that_stops_growing_is_not_planned_for_every_candidate(
     plans: list[budget.Plan],
 ) -> None:
     """Each thread has its own, and few tiles do not take them all."""
-    torch.manual_seed(3)
-    layers = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1)
-    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    model = transformable(32)
     x, config = images(256, SHAPE), hf.SearchConfig.mcn(0.05, steps=2, labels=2)
     limit = 60 * weight_bytes(32, 32)
     expected = hf.search(model, x, config)
@@ -209,9 +215,7 @@ def test_a_budget_counts_the_weights_that_folding_copies() -> None:
 def test_a_budget_leaves_out_the_transformed_weights_that_it_has_no_room_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    torch.manual_seed(3)
-    layers = nn.Conv2d(3, 64, 3, padding=1), nn.Conv2d(64, 64, 3, padding=1)
-    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    model = transformable(64)
     x, config = images(2, SHAPE), hf.SearchConfig.mcn(0.05, steps=2, labels=2)
     transformed = 2 * weight_bytes(64, 64)
     expected, least = hf.search(model, x, config), least_budget(model, x, config)
