@@ -188,22 +188,6 @@ def test_what_every_batch_takes_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(trimmed) == 2
 
 
-def test_a_search_of_another_thread_may_begin_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Library:
-        malloc_trim = staticmethod(lambda pad: None)
-
-    def resident() -> int:
-        monkeypatch.setattr(free_memory, "_after_one_batch", None)
-        return 0
-
-    monkeypatch.setattr(free_memory, "_glibc", Library)
-    monkeypatch.setattr(free_memory, "_mallopt", lambda: None)
-    monkeypatch.setattr(free_memory, "_resident", resident)
-    with freed_memory_kept():
-        return_freed_memory()
-        return_freed_memory()
-
-
 @pytest.mark.parametrize("budget", [None, 2**30])
 def test_a_search_with_a_budget_returns_it_after_every_batch(
     budget: int | None, settings: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
