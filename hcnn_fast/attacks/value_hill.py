@@ -170,7 +170,7 @@ class ValueHill:
         config, ball = self._config, self._ball(point)
         candidates = self._candidates(ball)
         climber = self._first if self._offset is None else self._next
-        found = climber.climb(candidates, ball, None, None)
+        found = climber.climb(candidates, ball)
         self.backwards += found.backwards
         odds = log_odds(found.logits, candidates.label)  # [R * W * E * S]
         penalty = None

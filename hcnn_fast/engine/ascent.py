@@ -233,8 +233,8 @@ class _Run:
         """Whether too little is in reach from here to go on; see `engine.headroom`."""
         rows, tolerance = self.rows, self.climb.tolerance
         within = reach(rows.point, at.gradient, self.ball, rows.index)
-        best = torch.maximum(rows.best_value, at.value).exp()
-        near = attainable(at.value, within) <= best + SHARE * tolerance
+        # Compared with the point's own value, which has rounded as what is attainable from it.
+        near = attainable(at.value, within) <= at.value.exp() + SHARE * tolerance
         if rows.floor is not None:
             near |= attainable(at.value, within, SAFETY) <= rows.floor + tolerance
         return near

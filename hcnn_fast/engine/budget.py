@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from hcnn_fast.config import Precision, SearchConfig
-from hcnn_fast.engine.ball import Ball, Candidates
+from hcnn_fast.engine.ball import Ball
+from hcnn_fast.engine.batch_sizes import whole_size
 from hcnn_fast.engine.inputs import Classifier, within_bounds
 from hcnn_fast.engine.live_bytes import LiveBytes
 from hcnn_fast.engine.memory import POINTS_OF_A_CANDIDATE, plan_block
 from hcnn_fast.engine.model import PreparedModel
 from hcnn_fast.engine.preparation import prepared_model
+from hcnn_fast.engine.runs import Runs
 from hcnn_fast.engine.solver import Solver
 
 USABLE = 0.9  # of the budget is planned for; the rest is for what allocators and libraries add
@@ -146,6 +148,7 @@ def plan_within_budget(
         larger = _largest(wanted, lambda size: nearer.of(size) <= usable)
         if larger > batch:
             demand, batch = nearer, larger
+    batch = wanted if batch == wanted else whole_size(batch)  # which is not filled up
     if config.batch_size is not None and batch < wanted:
         raise ValueError(
             f"batch_size is {config.batch_size}, expected at most {batch} with memory_budget "
@@ -228,10 +231,18 @@ def _climb(
     config = solver.config
     ball = Ball(image=image, radius=config.radius, bounds=config.bounds, backend=solver.backend)
     index = torch.arange(len(image), device=image.device)
-    candidates = Candidates(index=index, label=torch.zeros_like(index), point=image)
+    runs = Runs(
+        ball=ball,
+        hashes=index,
+        index=index,
+        label=torch.zeros_like(index),
+        start=torch.zeros_like(index),
+        starts=config.starts,
+        seed=config.seed,
+    )
     live = LiveBytes()
     with live:
-        solver.climber.climb(candidates, ball, None, None)
+        solver.climber.climb(runs.candidates(), ball, elsewhere=runs.elsewhere)
     return live.peak
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -17,9 +18,16 @@ from hcnn_fast.engine.model import PreparedModel
 from hcnn_fast.engine.nearest import approach
 from hcnn_fast.engine.slopes import Slope
 
-# Times the first run's steps, for those that are not done in time. Chosen on the images that
-# bench/equal_objective.py reports on; on 2,500 others 0.5 and 2 do as well.
-OTHER_LENGTHS = (0.7, 2.0, 3.0)
+# Further runs of a candidate: from which other start (0: its own), and what its steps' lengths are
+# times those of the first run.
+OPINIONS = ((0, 0.7), (1, 1.0), (2, 2.0), (0, 2.0), (3, 1.0), (0, 3.0))
+# Runs that are made anyway, in full precision and in a lower one, where each costs less.
+LEAST, LEAST_LOWERED = 3, 4
+AGREED = 0.2  # of the tolerance: how near to each other the two highest values then have to be
+# Steps in full precision after a run in a lower one, times the radius.
+LAST_STEPS = (0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
+
+Elsewhere = Callable[[Tensor, int], Tensor]  # rows [b] and a number from 1 on: points [b, *image]
 
 
 class Climber:
@@ -52,8 +60,9 @@ class Climber:
         self,
         candidates: Candidates,
         ball: Ball,
-        first: Slope | None,
-        floor: Tensor | None,  # [B]
+        first: Slope | None = None,
+        floor: Tensor | None = None,  # [B]
+        elsewhere: Elsewhere | None = None,
     ) -> Ascent:
         """Best point of each candidate, with its logits in full precision.
 
@@ -62,21 +71,27 @@ class Climber:
             ball: what they may not leave.
             first: the slope of the first run's objective where they start, if it is known.
             floor: probabilities that they must be able to pass to go on.
+            elsewhere: other points that some of them may start from; with a tolerance only.
         """
-        found = self._first_run(self.first, candidates, ball, first, floor)
-        if self.first.tolerance > 0.0:
-            found = self._with_other_opinions(found, candidates, ball, first)
+        found, late = self._run(self.first, candidates, ball, first, floor)
+        if elsewhere is not None and self.first.tolerance > 0.0:
+            asked = found.value.exp() < 1.0 - self.first.tolerance
+            if floor is not None:
+                asked &= late | (found.value.exp() > floor)
+            found = self._with_other_opinions(found, asked, candidates, ball, first, elsewhere)
         found = self._with_second_run(found, candidates, ball)
         return self._rescored(found) if self.model.lowered else found
 
-    def _first_run(
+    def _run(
         self,
         climb: Climb,
         candidates: Candidates,
         ball: Ball,
         first: Slope | None,
         floor: Tensor | None,  # [B]
-    ) -> Ascent:
+    ) -> tuple[Ascent, Tensor]:
+        """What a run finds, its last steps in full precision; and whether it made all steps."""
+
         def run(rows: slice) -> Ascent:
             return ascend(
                 self.model.fast,
@@ -87,34 +102,59 @@ class Climber:
                 floor=None if floor is None else floor[rows],
             )
 
-        return self._in_batches(len(candidates), run)
+        found = self._in_batches(len(candidates), run)
+        late = found.steps == len(climb.step_sizes)
+        if not self.model.lowered or climb.tolerance == 0.0:
+            return found, late
+        # Where a gradient is nearly 0, a lower precision gets its sign wrong.
+        sizes = tuple(length * self.config.radius for length in LAST_STEPS)
+        last = replace(climb, step_sizes=sizes, momentum=0.0)
+
+        def end(rows: slice) -> Ascent:
+            return ascend(
+                self.model.exact,
+                candidates.rows(rows).at(found.point[rows]),
+                ball,
+                last,
+                floor=None if floor is None else floor[rows],
+            )
+
+        return found.then(self._in_batches(len(candidates), end)), late
 
     def _with_other_opinions(
         self,
         found: Ascent,
+        asked: Tensor,  # [B] bool
         candidates: Candidates,
         ball: Ball,
         first: Slope | None,
+        elsewhere: Elsewhere,
     ) -> Ascent:
-        """Repeat the runs that used all their steps with shorter and with longer ones.
+        """Make runs again, some from other starts, until their two highest values agree.
 
-        Where a network bends, another way up may end on a higher top. The runs that a tolerance
-        has cut short pay for it. One that was done in time is believed.
+        Where a network bends, another way up may end on a higher top. The highest of several, if it
+        was found twice, is believed. The runs that a tolerance has cut short pay for it.
         """
-        late = (found.steps == self.config.steps).nonzero()[:, 0]
-        for factor in OTHER_LENGTHS:
-            if not len(late):
+        second = torch.full_like(found.value, -math.inf)
+        least = LEAST_LOWERED if self.model.lowered else LEAST
+        for runs, (start, factor) in enumerate(OPINIONS, 2):
+            rows = asked.nonzero()[:, 0]
+            if not len(rows):
                 break
+            again = candidates.rows(rows)
+            if start:
+                again = again.at(elsewhere(rows, start))
             sizes = tuple(factor * size for size in self.first.step_sizes)
-            other = self._first_run(
-                replace(self.first, step_sizes=sizes),
-                candidates.rows(late),
-                ball,
-                None if first is None else first.rows(late),
-                found.value[late].exp(),
+            known = None if start or first is None else first.rows(rows)
+            other, _ = self._run(
+                replace(self.first, step_sizes=sizes), again, ball, known, floor=None
             )
-            found = found.or_better(other, late)
-            late = late[other.steps == self.config.steps]
+            lower = torch.minimum(found.value[rows], other.value)
+            second[rows] = torch.maximum(second[rows], lower)
+            found = found.or_better(other, rows)
+            if runs >= least:
+                apart = found.value[rows].exp() - second[rows].exp()
+                asked = asked.index_copy(0, rows, apart > AGREED * self.first.tolerance)
         return found
 
     def _with_second_run(self, found: Ascent, candidates: Candidates, ball: Ball) -> Ascent:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.cuda import make_graphed_callables
 
+from hcnn_fast.engine.batch_sizes import filled
 from hcnn_fast.engine.memory import activation_bytes
 from hcnn_fast.engine.slopes import Forward
 
@@ -105,10 +106,7 @@ class CapturedPasses:
         size, replay = captured
         self._wait_for_others()
         points: Tensor = _Own.apply(z)
-        if size > len(z):
-            filling = z.detach()[:1].expand(size - len(z), *z.shape[1:])
-            points = torch.cat([points, filling])
-        return replay(points)[: len(z)].clone()
+        return filled(replay, points, size).clone()
 
     def _for(self, rows: int) -> tuple[int, Forward] | None:
         """The size that so many rows are filled up to, and its passes; None: not captured."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from hcnn_fast.engine.batch_sizes import filled_size
 from hcnn_fast.engine.free_memory import return_freed_memory
 
 # On the CPU the batch is kept small enough that the activations of a layer stay near the caches:
@@ -87,7 +88,7 @@ def plan_batch_size(
         free, _ = torch.cuda.mem_get_info(x.device)
         return max(1, min(LARGEST_BATCH, int(GPU_SHARE * free / (2 * sum(sizes) + 8 * point))))
     planned = max(CPU_LEAST, min(LARGEST_BATCH, CPU_LAYER_BYTES // max([*sizes, point])))
-    return planned + -planned % 8  # batches that people choose are multiples of that
+    return filled_size(planned)
 
 
 def plan_block(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hcnn_fast.config import Precision
+from hcnn_fast.engine.batch_sizes import filled, filled_size
 from hcnn_fast.engine.compilation import Compiled
 from hcnn_fast.engine.folding import fold_batch_norms
 from hcnn_fast.engine.graphs import CapturedPasses, can_capture
@@ -95,13 +96,25 @@ class Passes:
         model: gives the logits.
         dtype: what products are made in; None: as the model does.
         integers: whether ReLU is computed on integers.
+        few_sizes: whether batches are filled up to a few sizes; see `engine.batch_sizes`.
     """
 
-    def __init__(self, model: Classifier, dtype: torch.dtype | None, *, integers: bool) -> None:
+    def __init__(
+        self,
+        model: Classifier,
+        dtype: torch.dtype | None,
+        *,
+        integers: bool = False,
+        few_sizes: bool,
+    ) -> None:
         self.model, self.dtype, self.integers = model, dtype, integers
+        self.few_sizes = few_sizes
 
     def __call__(self, z: Tensor) -> Tensor:
         """Logits [B, C] at z [B, *image]."""
+        return filled(self._logits, z, filled_size(len(z)) if self.few_sizes else len(z))
+
+    def _logits(self, z: Tensor) -> Tensor:
         context: Any = contextlib.nullcontext()
         if self.dtype is not None:
             # Weights have been cast already, and a captured pass may not find its input so.
@@ -167,9 +180,12 @@ class PreparedModel:
                 self.winograd = 0 if self.lowered else changed.layers
         self._fast = self._exact if lower is None else lower
         self._image = image[:1]
+        few_sizes = self.is_copy and image.device.type == "cpu"
+        self._scoring = Passes(self._exact, None, few_sizes=few_sizes)
         self.plain = Passes(
             Compiled(self._fast) if compiled else self._fast,
             self._dtype,
+            few_sizes=few_sizes,
             integers=self._dtype == torch.bfloat16
             and not compiled
             and image.device.type == "cpu"
@@ -214,7 +230,7 @@ class PreparedModel:
 
     def exact(self, z: Tensor) -> Tensor:
         """Logits [B, C] at z [B, *image] in the model's own precision."""
-        return as_logits(self._exact(z), len(z))
+        return self._scoring(z)
 
     def fast(self, z: Tensor) -> Tensor:
         """Logits [B, C] at z [B, *image] in the precision of the search, for one backward pass."""

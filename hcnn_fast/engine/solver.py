@@ -10,12 +10,13 @@ from torch import Tensor
 
 from hcnn_fast import ops
 from hcnn_fast.config import SearchConfig
-from hcnn_fast.engine.ball import Ball, Candidates, distance
+from hcnn_fast.engine.ball import Ball, distance
 from hcnn_fast.engine.climber import Climber
 from hcnn_fast.engine.headroom import SAFETY
 from hcnn_fast.engine.inputs import check_finite
 from hcnn_fast.engine.look import Look, Looker, Prospects
 from hcnn_fast.engine.model import PreparedModel
+from hcnn_fast.engine.runs import Runs
 from hcnn_fast.engine.slopes import objective
 
 
@@ -51,8 +52,7 @@ class Winners:
 class _Block:
     """The candidates of n images, and the best point that is known of each."""
 
-    ball: Ball
-    candidates: Candidates  # B = n * L * S, by image, then label, then start
+    runs: Runs  # B = n * L * S, by image, then label, then start
     look: Look
     own: Tensor  # [B] value of the image itself
     best: Tensor  # [B, *image]
@@ -97,11 +97,11 @@ class Solver:
         self.climber.batch = look.batch
         block = self._block(look, ball)
         if prospects is None:
-            self._improve(block, torch.arange(len(block.candidates), device=x.device))
+            self._improve(block, torch.arange(len(block.runs), device=x.device))
         else:
             self._race(block, prospects)
         certainty, _ = objective(
-            block.logits, block.candidates.label, "log_probability", 1.0, self.backend
+            block.logits, block.runs.label, "log_probability", 1.0, self.backend
         )
         row, winner, point, prediction = ops.select(
             block.best,
@@ -136,22 +136,19 @@ class Solver:
         index = torch.arange(images, device=labels.device).repeat_interleave(tried * starts)
         label = labels.reshape(-1).repeat_interleave(starts)
         start = torch.arange(starts, device=labels.device).repeat(images * tried)
-        point = ops.random_starts(
-            ball.image,
-            ops.content_hash(ball.image, backend=ball.backend),
-            index,
-            label,
-            start,
+        runs = Runs(
+            ball=ball,
+            hashes=ops.content_hash(ball.image, backend=ball.backend),
+            index=index,
+            label=label,
+            start=start,
+            starts=starts,
             seed=self.config.seed,
-            radius=ball.radius,
-            bounds=ball.bounds,
-            backend=ball.backend,
         )
         logits = look.logits[index]
         own = self._value(logits, label, None)
         return _Block(
-            ball=ball,
-            candidates=Candidates(index=index, label=label, point=point),
+            runs=runs,
             look=look,
             own=own,
             best=ball.image[index],
@@ -179,7 +176,7 @@ class Solver:
         value = block.value.view(*leads.shape, starts).amax(2)  # [n, L]
         floor = value[leads][:, None]  # [n, 1]
         challenges = (possible > floor + self.config.tolerance) & ~leads
-        self._improve(block, self._rows_of(challenges), floor[block.candidates.index, 0])
+        self._improve(block, self._rows_of(challenges), floor[block.runs.index, 0])
 
     def _rows_of(
         self,
@@ -201,14 +198,15 @@ class Solver:
             which = rows[(slope_of >= 0) == known]
             if not len(which):
                 continue
-            candidates = block.candidates.rows(which)
+            runs = block.runs.rows(which)
+            candidates = runs.candidates()
             first = block.look.slope.rows(slope_of[slope_of >= 0]) if known else None
             passed = None if floor is None else floor[which]
-            found = self.climber.climb(candidates, block.ball, first, passed)
+            found = self.climber.climb(candidates, runs.ball, first, passed, runs.elsewhere)
             away = None
             if self.config.distance_weight > 0.0 or self.config.confidence is not None:
                 away = distance(
-                    found.point, block.ball, candidates.index, self.config.distance_norm
+                    found.point, runs.ball, candidates.index, self.config.distance_norm
                 )
             value = self._value(check_finite(found.logits), candidates.label, away)
             kept = ~(block.own[which] > value)  # an image never gets less than it has itself

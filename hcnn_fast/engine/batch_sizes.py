@@ -1,0 +1,46 @@
+"""Batches of few sizes: libraries make and keep something for every size that they meet.
+
+On a GPU that is a captured graph. On a CPU oneDNN generates code for every layer and size, which
+takes as long as a pass or longer, and keeps that of a thousand. As runs end, batches would take all
+sizes there are.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hcnn_fast.engine.slopes import Forward
+
+SIZES_IN_AN_OCTAVE = 8  # so filling up adds less than an eighth
+
+
+def filled_size(rows: int) -> int:
+    """The smallest batch with so many rows of: up to 16 any, 18, 20, ... 32, 36, 40, ... 64, ..."""
+    return rows + -rows % _spacing(rows)
+
+
+def whole_size(rows: int) -> int:
+    """The largest of these sizes that is no larger."""
+    return rows if filled_size(rows) == rows else filled_size(rows) - _spacing(rows)
+
+
+def _spacing(rows: int) -> int:
+    """Between the sizes above the power of two below so many rows, and the next one."""
+    octave = (rows - 1).bit_length() - 1
+    return max(1, (1 << max(0, octave)) // SIZES_IN_AN_OCTAVE)
+
+
+def filled(
+    forward: Forward,
+    z: Tensor,  # [B, *image]
+    size: int,
+) -> Tensor:  # [B, C]
+    """Logits at z, from a pass of `size` >= B rows, of which those that are added count nothing.
+
+    Each row of the logits has to depend on its own image alone.
+    """
+    if size == len(z):
+        return forward(z)
+    filling = z.detach()[:1].expand(size - len(z), *z.shape[1:])
+    return forward(torch.cat([z, filling]))[: len(z)]
