@@ -12,7 +12,11 @@ from torch import Tensor
 from hcnn_fast import backends
 from hcnn_fast.config import SearchConfig
 from hcnn_fast.engine.budget import planned_model
-from hcnn_fast.engine.free_memory import freed_memory_kept, freed_memory_returned
+from hcnn_fast.engine.free_memory import (
+    freed_memory_kept,
+    freed_memory_returned,
+    return_freed_memory,
+)
 from hcnn_fast.engine.inputs import Classifier, check_model, check_values, within_bounds
 from hcnn_fast.engine.memory import in_batches
 from hcnn_fast.engine.model import resolve_precision
@@ -66,9 +70,10 @@ def search(model: Classifier, x: Tensor, config: SearchConfig) -> SearchResult:
     `engine.nearest`); it is always in float32. An image never gets a value below its own.
 
     With a tolerance, the most promising label of an image is climbed for first, and of the others
-    those that could still pass it; a run ends when too little is in reach, and one that used all
-    its steps is made again with shorter and longer ones (see `engine.climber`). The values of
-    labels that were not climbed for are those at the image.
+    those that could still pass it; a run ends when too little is in reach, and is made again with
+    steps of other lengths, from other starts, until the highest values agree; a low-precision run
+    makes its last steps in float32 (see `engine.climber`). The values of labels that were not
+    climbed for are those at the image.
 
     A module is prepared once and used again until something of it has changed.
 
@@ -111,6 +116,9 @@ def _search_blocks(
         def run(begin: int, end: int) -> None:
             winners = solver.solve(within_bounds(images[begin:end], config))
             joined.put(begin, _result_of(winners, config.objective == "entropy"))
+            del winners
+            if end < len(images):  # the next block takes as much as the first one
+                return_freed_memory(slack=0)
 
         in_batches(len(images), plan.block, run)
     return joined.result(n)

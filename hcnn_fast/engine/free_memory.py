@@ -60,11 +60,12 @@ def freed_memory_returned() -> Iterator[None]:
         yield
 
 
-def return_freed_memory() -> None:
+def return_freed_memory(slack: int = SLACK) -> None:
     """After a batch: hand back what has been freed between blocks in use.
 
     Within `freed_memory_returned` always; within `freed_memory_kept` where batches have made the
-    process grow by `SLACK`: what a batch takes and the next one takes again stays. Else not at all.
+    process grow by more than `slack` bytes: what a batch takes and the next one takes again stays.
+    Else not at all.
     """
     global _after_one_batch
     library, wanted = _glibc(), _wanted()
@@ -74,7 +75,7 @@ def return_freed_memory() -> None:
         resident, then = _resident(), _after_one_batch  # another thread may set it
         if then is None:
             _after_one_batch = then = resident
-        if resident <= then + SLACK:
+        if resident <= then + slack:
             return
     library.malloc_trim(0)
     _after_one_batch = None

@@ -17,12 +17,12 @@ CPU_LAYER_BYTES = 12 << 20
 CPU_LEAST = 32
 GPU_SHARE = 0.5
 LARGEST_BATCH = 8192
-BLOCK_BYTES = 3 << 28
+BLOCK_BYTES = 1 << 29
 BLOCK_BATCHES = 4  # so that what is left of the labels of many images still fills a batch
-# Tensors of a block at the moment of most of them. Of a candidate's points: start, best and slope
-# at the image; copies of start and slope for the runs at hand, twice where other opinions are
-# asked; what the first runs found, what the second did, and the joining of batches. Norms of
-# distances in float64 come to as many.
+# Tensors of a block at the moment of most of them. Of a candidate's points: the best, and the slope
+# at the image; start and slope of the runs at hand, twice where other opinions are asked; what the
+# first runs found, what the second did, and the joining of batches. Norms of distances in float64
+# come to as many.
 POINTS_OF_A_CANDIDATE = 12
 
 

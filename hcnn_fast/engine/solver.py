@@ -205,9 +205,7 @@ class Solver:
             found = self.climber.climb(candidates, runs.ball, first, passed, runs.elsewhere)
             away = None
             if self.config.distance_weight > 0.0 or self.config.confidence is not None:
-                away = distance(
-                    found.point, runs.ball, candidates.index, self.config.distance_norm
-                )
+                away = distance(found.point, runs.ball, candidates.index, self.config.distance_norm)
             value = self._value(check_finite(found.logits), candidates.label, away)
             kept = ~(block.own[which] > value)  # an image never gets less than it has itself
             block.best[which[kept]] = found.point[kept]
