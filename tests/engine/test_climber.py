@@ -1,0 +1,139 @@
+"""Other opinions: a higher top elsewhere is found, one found twice believed; last steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from tiny_classifiers import images
+from torch import Tensor
+
+import hcnn_fast as hf
+from hcnn_fast import data, models, ops
+from hcnn_fast.engine import climber
+from hcnn_fast.engine.ball import Ball
+from hcnn_fast.engine.climb import Ascent
+from hcnn_fast.engine.climber import LEAST, OPINIONS, Climber
+from hcnn_fast.engine.runs import Runs
+
+IMAGE = torch.full((1, 1, 1, 1), 0.35)
+NEAR, FAR = 0.3, 0.75  # tops, of which the image's side leads to the first
+CONFIG = hf.SearchConfig.mcn(0.45, steps=40, momentum=0.0, tolerance=1e-3, step_size=0.02)
+
+
+def two_tops(z: Tensor) -> Tensor:  # [B, 1, 1, 1] -> [B, 2]
+    """Log odds of the first class with a lower top at NEAR and a higher one at FAR."""
+    where = z.flatten(1)
+    odds = torch.exp(-300.0 * (where - NEAR) ** 2) + 2.0 * torch.exp(-100.0 * (where - FAR) ** 2)
+    return torch.cat([odds, torch.zeros_like(odds)], 1)
+
+
+def one_top(z: Tensor) -> Tensor:  # [B, 1, 1, 1] -> [B, 2]
+    """Log odds of the first class with one top."""
+    odds = 1.0 - (z.flatten(1) - 0.5) ** 2
+    return torch.cat([odds, torch.zeros_like(odds)], 1)
+
+
+def sure(z: Tensor) -> Tensor:  # [B, 1, 1, 1] -> [B, 2]
+    """As sure as the tolerance asks for, or more."""
+    return one_top(z) + torch.tensor([8.0, 0.0])
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """How many candidates made every run of a search, in order."""
+    made: list[int] = []
+    run = Climber._run
+
+    def noting(self: Climber, *arguments: object, **keywords: object) -> tuple[Ascent, Tensor]:
+        found = run(self, *arguments, **keywords)  # type: ignore[arg-type]
+        made.append(len(found[0].value))
+        return found
+
+    monkeypatch.setattr(Climber, "_run", noting)
+    yield made
+
+
+def test_a_higher_top_elsewhere_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = CONFIG.replace(labels=1)
+    found = hf.search(two_tops, IMAGE, config)
+    assert abs(float(found.point) - FAR) < 0.02
+    monkeypatch.setattr(climber, "OPINIONS", ())
+    alone = hf.search(two_tops, IMAGE, config)
+    assert abs(float(alone.point) - NEAR) < 0.02
+    assert float(found.value) > float(alone.value) + 0.1
+
+
+def test_a_top_that_is_found_again_is_believed(runs: list[int]) -> None:
+    hf.search(one_top, IMAGE, CONFIG.replace(labels=1))
+    assert runs == [1] * LEAST
+
+
+def test_where_nothing_agrees_all_opinions_are_asked(
+    runs: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(climber, "AGREED", -1.0)
+    hf.search(one_top, IMAGE, CONFIG.replace(labels=1))
+    assert runs == [1] * (1 + len(OPINIONS))
+
+
+def test_where_no_more_than_the_tolerance_is_to_be_had_one_run_will_do(runs: list[int]) -> None:
+    hf.search(sure, IMAGE, CONFIG.replace(labels=1))
+    assert runs == [1]
+
+
+def test_without_a_tolerance_nothing_is_made_again(runs: list[int]) -> None:
+    hf.search(two_tops, IMAGE, CONFIG.replace(tolerance=0.0))
+    assert runs == [2]
+
+
+def test_points_elsewhere_are_starts_that_no_run_has() -> None:
+    x = images(3)
+    ball = Ball(image=x, radius=0.1, bounds=(0.0, 1.0), backend="reference")
+    start = torch.tensor([0, 1, 0, 1, 0, 1])
+    every = Runs(
+        ball=ball,
+        hashes=ops.content_hash(x),
+        index=torch.tensor([0, 0, 1, 1, 2, 2]),
+        label=torch.tensor([4, 4, 0, 0, 1, 1]),
+        start=start,
+        starts=2,
+        seed=7,
+    )
+    assert torch.equal(every.candidates().point[::2], x)
+    which = torch.tensor([1, 4])
+    points = [every.candidates().point[which]]
+    points += [every.elsewhere(which, number) for number in (1, 2)]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert bool((points[one] != points[other]).any(1).all())
+    third = ops.random_starts(
+        x,
+        every.hashes,
+        torch.tensor([0]),
+        torch.tensor([4]),
+        torch.tensor([3]),  # of starts 0 and 1, the second one after those
+        seed=7,
+        radius=0.1,
+        bounds=(0.0, 1.0),
+    )
+    assert torch.equal(points[1][:1], third)
+
+
+def test_last_steps_in_full_precision_make_up_for_a_lower_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = models.load("fashion-adversarial").eval()
+    x = data.load("fashion-mnist-sample", "test").scaled()[:96]
+    config = hf.SearchConfig.mcn(0.05, steps=18, momentum=0.0, tolerance=1e-3)
+    full = hf.search(model, x, config)
+
+    def lost() -> int:
+        found = hf.search(model, x, config.replace(precision="bfloat16"))
+        scored = torch.softmax(model(found.point), 1).gather(1, found.label[:, None])[:, 0]
+        torch.testing.assert_close(found.value, scored, rtol=0.0, atol=1e-5)
+        return int((full.value - found.value > 1e-3).sum())
+
+    assert lost() <= 1
+    monkeypatch.setattr(climber, "LAST_STEPS", (0.0,))
+    assert lost() > 1
