@@ -40,12 +40,12 @@ def ascend(
         candidates: where the runs start.
         ball: what they may not leave.
         climb: what they climb.
-        first: the slope of the objective at the starting points, where it is known already.
+        first: the slope of the objective where the first of the runs start, as far as it is known.
         floor: [B] probabilities; a run that cannot pass its own by more than the tolerance ends.
     """
     run = _Run(forward, _Rows.of(candidates, ball, climb, floor), ball, climb)
     for t in range(len(climb.step_sizes)):
-        run.step(first if t == 0 else None)
+        run.step(run.completed(first) if t == 0 and first is not None else None)
         if not run.goes_on():
             break
     return run.finish()
@@ -64,6 +64,7 @@ class _Rows:
     best: Tensor  # [b, *image]
     best_value: Tensor  # [b]
     best_logits: Tensor | None  # [b, C], none before the first pass
+    pace: Tensor | None  # [b]
     step_size: Tensor  # [b]
     buffer: Tensor | None  # [b, *image] accumulated gradient
     away: Tensor | None  # [b] distance from the image
@@ -94,6 +95,7 @@ class _Rows:
             best=point.clone(),
             best_value=best_value,
             best_logits=None,
+            pace=candidates.pace,
             step_size=torch.empty_like(best_value),
             buffer=torch.zeros_like(point) if climb.momentum > 0.0 else None,
             away=distance(point, ball, candidates.index, climb.norm) if weighed else None,
@@ -130,20 +132,32 @@ class _Run:
         self.steps = torch.empty_like(rows.id)
         self.forwards = self.backwards = 0
 
+    def completed(self, first: Slope) -> Slope:
+        """The slope of all rows, where that of the first few is known."""
+        known = len(first.value)
+        if known == len(self.rows):
+            return first
+        return Slope.cat([first, self._slope(self.rows.point[known:], self.rows.label[known:])])
+
+    def _slope(self, point: Tensor, label: Tensor) -> Slope:  # [b, *image], [b]
+        climb = self.climb
+        self.forwards += len(point)
+        self.backwards += len(point)
+        return slope(self.forward, point, label, climb.kind, climb.order, self.ball.backend)
+
     def step(self, at: Slope | None) -> None:
         """One step of all rows, from a slope that is known or has to be found."""
         rows, climb = self.rows, self.climb
         if at is None:
-            at = slope(
-                self.forward, rows.point, rows.label, climb.kind, climb.order, self.ball.backend
-            )
-            self.forwards += len(rows)
-            self.backwards += len(rows)
+            at = self._slope(rows.point, rows.label)
         value = -at.value if climb.downhill else at.value
         self._note_logits(value, at.logits)
         if climb.tolerance > 0.0:
             self.near = self._near_the_top(at)
         size = climb.step_sizes[self.taken]
+        rows.step_size.fill_(-size if climb.downhill else size)
+        if rows.pace is not None:
+            rows.step_size.mul_(rows.pace)
         self.gathered = climb.momentum * self.gathered + 1.0
         if rows.penalty is not None:
             rows.penalty.fill_(climb.distance_weight * self.gathered)
@@ -152,7 +166,7 @@ class _Run:
             at.gradient,
             self.ball.image,
             rows.index,
-            rows.step_size.fill_(-size if climb.downhill else size),
+            rows.step_size,
             radius=self.ball.radius,
             bounds=self.ball.bounds,
             momentum_buffer=rows.buffer,

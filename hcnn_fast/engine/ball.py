@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -34,17 +34,23 @@ class Candidates:
     index: Tensor  # [B] int64
     label: Tensor  # [B] int64
     point: Tensor  # [B, *image]
+    pace: Tensor | None = None  # [B] what the lengths of its steps are multiplied by
 
     def __len__(self) -> int:
         return len(self.index)
 
     def at(self, point: Tensor) -> Candidates:  # [B, *image]
         """The same candidates at other points."""
-        return Candidates(index=self.index, label=self.label, point=point)
+        return replace(self, point=point)
 
     def rows(self, which: slice | Tensor) -> Candidates:  # or [b] int64
         """Some of the candidates."""
-        return Candidates(index=self.index[which], label=self.label[which], point=self.point[which])
+        return Candidates(
+            index=self.index[which],
+            label=self.label[which],
+            point=self.point[which],
+            pace=None if self.pace is None else self.pace[which],
+        )
 
 
 def distance(

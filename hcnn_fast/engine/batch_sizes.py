@@ -17,18 +17,9 @@ SIZES_IN_AN_OCTAVE = 8  # so filling up adds less than an eighth
 
 def filled_size(rows: int) -> int:
     """The smallest batch with so many rows of: up to 16 any, 18, 20, ... 32, 36, 40, ... 64, ..."""
-    return rows + -rows % _spacing(rows)
-
-
-def whole_size(rows: int) -> int:
-    """The largest of these sizes that is no larger."""
-    return rows if filled_size(rows) == rows else filled_size(rows) - _spacing(rows)
-
-
-def _spacing(rows: int) -> int:
-    """Between the sizes above the power of two below so many rows, and the next one."""
-    octave = (rows - 1).bit_length() - 1
-    return max(1, (1 << max(0, octave)) // SIZES_IN_AN_OCTAVE)
+    octave = (rows - 1).bit_length() - 1  # above the power of two below so many rows
+    spacing = max(1, (1 << max(0, octave)) // SIZES_IN_AN_OCTAVE)
+    return rows + -rows % spacing
 
 
 def filled(

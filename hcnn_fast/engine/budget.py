@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hcnn_fast.config import Precision, SearchConfig
 from hcnn_fast.engine.ball import Ball
-from hcnn_fast.engine.batch_sizes import whole_size
+from hcnn_fast.engine.batch_sizes import filled_size
 from hcnn_fast.engine.inputs import Classifier, within_bounds
 from hcnn_fast.engine.live_bytes import LiveBytes
 from hcnn_fast.engine.memory import POINTS_OF_A_CANDIDATE, plan_block
@@ -51,7 +51,7 @@ class Demand:
     def of(self, batch: int, block: int | None = None) -> int:
         """The peak for batches of so many candidates, in blocks that fill one if not given."""
         images = -(-batch // self.runs) if block is None else block
-        return self.fixed + images * self.image + batch * self.candidate
+        return self.fixed + images * self.image + filled_size(batch) * self.candidate
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,6 @@ def plan_within_budget(
         larger = _largest(wanted, lambda size: nearer.of(size) <= usable)
         if larger > batch:
             demand, batch = nearer, larger
-    batch = wanted if batch == wanted else whole_size(batch)  # which is not filled up
     if config.batch_size is not None and batch < wanted:
         raise ValueError(
             f"batch_size is {config.batch_size}, expected at most {batch} with memory_budget "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -90,6 +91,33 @@ class Ascent:
             forwards=sum(part.forwards for part in parts),
             backwards=sum(part.backwards for part in parts),
         )
+
+    def highest(self, count: int, runs: int) -> Ascent:
+        """The highest runs of each of b candidates, which made `runs` one after the other.
+
+        Returns:
+            count * b runs, all candidates' highest first, which has the steps of all.
+        """
+        value = self.value.view(runs, -1)
+        place = value.topk(count, dim=0).indices  # [count, b]
+        rows = (
+            place * value.shape[1] + torch.arange(value.shape[1], device=value.device)
+        ).flatten()
+        steps = self.steps.view(runs, -1).sum(0)
+        return replace(
+            self,
+            point=self.point[rows],
+            value=self.value[rows],
+            logits=self.logits[rows],
+            steps=torch.cat([steps, steps.new_zeros((count - 1) * len(steps))]),
+        )
+
+    def best_of(self, runs: int) -> tuple[Ascent, Tensor]:
+        """The best of such runs, and the second highest values [b]: -inf where there is but one."""
+        best = self.highest(1, runs)
+        if runs == 1:
+            return best, torch.full_like(best.value, -math.inf)
+        return best, self.value.view(runs, -1).topk(2, dim=0).values[1]
 
     def then(self, second: Ascent) -> Ascent:
         """What a second run from these points found, with the effort of both."""

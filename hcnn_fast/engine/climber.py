@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -16,17 +15,19 @@ from hcnn_fast.engine.climb import Ascent, Climb
 from hcnn_fast.engine.memory import in_batches
 from hcnn_fast.engine.model import PreparedModel
 from hcnn_fast.engine.nearest import approach
-from hcnn_fast.engine.slopes import Slope
+from hcnn_fast.engine.slopes import Slope, objective
 
-# Further runs of a candidate: from which other start (0: its own), and what its steps' lengths are
-# times those of the first run.
-OPINIONS = ((0, 0.7), (1, 1.0), (2, 2.0), (0, 2.0), (3, 1.0), (0, 3.0))
-# Runs that are made anyway, in full precision and in a lower one, where each costs less.
-LEAST, LEAST_LOWERED = 3, 4
-AGREED = 0.2  # of the tolerance: how near to each other the two highest values then have to be
-# Steps in full precision after a run in a lower one, times the radius.
+# Runs of a candidate: from which other start (0: its own), and how long its steps are, times those
+# that the problem asks for. All in a group are made together, those from its own start first.
+FIRST = (0, 1.0)
+OPINIONS = ((0, 0.7), (1, 1.0), (2, 2.0))
+FURTHER_OPINIONS = ((0, 2.0), (0, 3.0), (3, 1.0))
+AGREED = 0.2  # of the tolerance: how near to each other the two highest values have to be
+# Steps in full precision after runs in a lower one, times the radius, and how many runs make them.
+ENDED = 2
 LAST_STEPS = (0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
 
+Manners = tuple[tuple[int, float], ...]
 Elsewhere = Callable[[Tensor, int], Tensor]  # rows [b] and a number from 1 on: points [b, *image]
 
 
@@ -73,89 +74,134 @@ class Climber:
             floor: probabilities that they must be able to pass to go on.
             elsewhere: other points that some of them may start from; with a tolerance only.
         """
-        found, late = self._run(self.first, candidates, ball, first, floor)
-        if elsewhere is not None and self.first.tolerance > 0.0:
-            asked = found.value.exp() < 1.0 - self.first.tolerance
-            if floor is not None:
-                asked &= late | (found.value.exp() > floor)
-            found = self._with_other_opinions(found, asked, candidates, ball, first, elsewhere)
+        if elsewhere is None or self.first.tolerance == 0.0:
+            found = self._in_batches(
+                len(candidates),
+                lambda rows: self._run(
+                    candidates.rows(rows),
+                    ball,
+                    None if first is None else first.rows(rows),
+                    None if floor is None else floor[rows],
+                )[0],
+            )
+        else:
+            found = self._agreed(candidates, ball, first, floor, elsewhere)
         found = self._with_second_run(found, candidates, ball)
         return self._rescored(found) if self.model.lowered else found
 
     def _run(
         self,
-        climb: Climb,
         candidates: Candidates,
         ball: Ball,
         first: Slope | None,
         floor: Tensor | None,  # [B]
+        runs: int = 1,
     ) -> tuple[Ascent, Tensor]:
-        """What a run finds, its last steps in full precision; and whether it made all steps."""
+        """The best of so many runs of each of b candidates, B = runs * b, and the second values [b].
 
-        def run(rows: slice) -> Ascent:
-            return ascend(
-                self.model.fast,
-                candidates.rows(rows),
-                ball,
-                climb,
-                first=None if first is None else first.rows(rows),
-                floor=None if floor is None else floor[rows],
+        With a tolerance, the best in a lower precision make their last steps in full precision:
+        where a gradient is nearly 0, the lower one gets its sign wrong.
+        """
+        climb = self.first
+        found = ascend(self.model.fast, candidates, ball, climb, first=first, floor=floor)
+        if self.model.lowered and climb.tolerance > 0.0:
+            kept = min(runs, ENDED)
+            if kept < runs:  # its own values are not exact enough to choose by
+                with torch.no_grad():
+                    logits = self.model.exact(found.point)
+                value, _ = objective(
+                    logits, candidates.label, climb.kind, climb.order, ball.backend
+                )
+                found = replace(found, value=value, forwards=found.forwards + len(value))
+            found = found.highest(kept, runs)
+            each = len(candidates) // runs
+            end = Candidates(
+                index=candidates.index[:each].repeat(kept),
+                label=candidates.label[:each].repeat(kept),
+                point=found.point,
             )
+            sizes = tuple(length * self.config.radius for length in LAST_STEPS)
+            last = replace(climb, step_sizes=sizes, momentum=0.0)
+            passed = None if floor is None else floor[:each].repeat(kept)
+            found = found.then(ascend(self.model.exact, end, ball, last, floor=passed))
+            runs = kept
+        return found.best_of(runs)
 
-        found = self._in_batches(len(candidates), run)
-        late = found.steps == len(climb.step_sizes)
-        if not self.model.lowered or climb.tolerance == 0.0:
-            return found, late
-        # Where a gradient is nearly 0, a lower precision gets its sign wrong.
-        sizes = tuple(length * self.config.radius for length in LAST_STEPS)
-        last = replace(climb, step_sizes=sizes, momentum=0.0)
-
-        def end(rows: slice) -> Ascent:
-            return ascend(
-                self.model.exact,
-                candidates.rows(rows).at(found.point[rows]),
-                ball,
-                last,
-                floor=None if floor is None else floor[rows],
-            )
-
-        return found.then(self._in_batches(len(candidates), end)), late
-
-    def _with_other_opinions(
+    def _agreed(
         self,
-        found: Ascent,
-        asked: Tensor,  # [B] bool
         candidates: Candidates,
         ball: Ball,
         first: Slope | None,
+        floor: Tensor | None,  # [B]
         elsewhere: Elsewhere,
     ) -> Ascent:
-        """Make runs again, some from other starts, until their two highest values agree.
+        """The best of several runs, more of them where the two highest values do not agree.
 
         Where a network bends, another way up may end on a higher top. The highest of several, if it
         was found twice, is believed. The runs that a tolerance has cut short pay for it.
         """
-        second = torch.full_like(found.value, -math.inf)
-        least = LEAST_LOWERED if self.model.lowered else LEAST
-        for runs, (start, factor) in enumerate(OPINIONS, 2):
-            rows = asked.nonzero()[:, 0]
-            if not len(rows):
-                break
-            again = candidates.rows(rows)
-            if start:
-                again = again.at(elsewhere(rows, start))
-            sizes = tuple(factor * size for size in self.first.step_sizes)
-            known = None if start or first is None else first.rows(rows)
-            other, _ = self._run(
-                replace(self.first, step_sizes=sizes), again, ball, known, floor=None
-            )
-            lower = torch.minimum(found.value[rows], other.value)
-            second[rows] = torch.maximum(second[rows], lower)
-            found = found.or_better(other, rows)
-            if runs >= least:
-                apart = found.value[rows].exp() - second[rows].exp()
-                asked = asked.index_copy(0, rows, apart > AGREED * self.first.tolerance)
+        tolerance = self.first.tolerance
+
+        def several(
+            manners: Manners, rows: Tensor, floor: Tensor | None = None
+        ) -> tuple[Ascent, Tensor]:
+            return self._several(manners, rows, candidates, ball, first, floor, elsewhere)
+
+        every = torch.arange(len(candidates), device=candidates.index.device)
+        if floor is None:
+            found, second = several((FIRST, *OPINIONS), every)
+        else:  # most end because they cannot pass it
+            found, second = several((FIRST,), every, floor)
+            rows = (found.value.exp() > floor).nonzero()[:, 0]
+            if len(rows):
+                found, second = _joined(found, second, *several(OPINIONS, rows), rows)
+        highest = found.value.exp()
+        asked = (highest - second.exp() > AGREED * tolerance) & (highest < 1.0 - tolerance)
+        if floor is not None:
+            asked &= highest > floor
+        rows = asked.nonzero()[:, 0]
+        if len(rows):
+            found, _ = _joined(found, second, *several(FURTHER_OPINIONS, rows), rows)
         return found
+
+    def _several(
+        self,
+        manners: Manners,
+        rows: Tensor,  # [b] int64
+        candidates: Candidates,
+        ball: Ball,
+        first: Slope | None,
+        floor: Tensor | None,  # [B]
+        elsewhere: Elsewhere,
+    ) -> tuple[Ascent, Tensor]:
+        """The best of several runs of some candidates, and the second highest values [b]."""
+        count = len(manners)
+        kept: list[tuple[Ascent, Tensor]] = []
+
+        def run(begin: int, end: int) -> None:
+            which = rows[begin:end]
+            some = candidates.rows(which)
+            points = [elsewhere(which, start) if start else some.point for start, _ in manners]
+            pace = torch.tensor([pace for _, pace in manners]).to(some.point)
+            together = Candidates(
+                index=some.index.repeat(count),
+                label=some.label.repeat(count),
+                point=torch.cat(points),
+                pace=pace.repeat_interleave(len(which)),
+            )
+            known = None
+            if first is not None:
+                here = sum(start == 0 for start, _ in manners)
+                known = first.rows(which.repeat(here))
+            passed = None if floor is None else floor[which].repeat(count)
+            kept.append(self._run(together, ball, known, passed, count))
+
+        at_once = max(1, self.batch // count)
+        left = in_batches(len(rows), at_once, run)
+        if left < at_once:
+            self.batch = left * count
+        found, second = zip(*kept, strict=True)
+        return Ascent.cat(found), torch.cat(second)
 
     def _with_second_run(self, found: Ascent, candidates: Candidates, ball: Ball) -> Ascent:
         """From the most confident point: towards the image, or weighed against the distance."""
@@ -203,3 +249,16 @@ class Climber:
             count, self.batch, lambda begin, end: parts.append(run(slice(begin, end)))
         )
         return Ascent.cat(parts)
+
+
+def _joined(
+    found: Ascent,  # B runs
+    second: Tensor,  # [B]
+    others: Ascent,  # b runs
+    their_second: Tensor,  # [b]
+    rows: Tensor,  # [b] int64
+) -> tuple[Ascent, Tensor]:
+    """The better of some runs and others, and the second highest of all their values."""
+    lower = torch.minimum(found.value[rows], others.value)
+    next_to_it = torch.maximum(torch.maximum(second[rows], their_second), lower)
+    return found.or_better(others, rows), second.index_copy(0, rows, next_to_it)

@@ -10,7 +10,7 @@ from tiny_classifiers import convolutional, images
 from torch import Tensor, nn
 
 import hcnn_fast as hf
-from hcnn_fast.engine.batch_sizes import filled, filled_size, whole_size
+from hcnn_fast.engine.batch_sizes import filled, filled_size
 from hcnn_fast.engine.model import PreparedModel
 
 _seen: list[int] = []  # rows of every pass
@@ -35,14 +35,6 @@ def test_filling_adds_less_than_an_eighth(rows: int) -> None:
     size = filled_size(rows)
     assert rows <= size <= rows + rows // 8
     assert filled_size(size) == size
-
-
-@given(st.integers(0, 10**6))
-def test_the_largest_size_that_is_no_larger_is_that(rows: int) -> None:
-    size = whole_size(rows)
-    assert size <= rows
-    assert filled_size(size) == size
-    assert all(filled_size(larger) > rows for larger in range(size + 1, min(rows, size + 9) + 1))
 
 
 def test_there_are_few_sizes() -> None:

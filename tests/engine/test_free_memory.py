@@ -24,6 +24,7 @@ from hcnn_fast.engine.free_memory import (
     freed_memory_returned,
     return_freed_memory,
 )
+from hcnn_fast.engine.memory import BLOCK_BATCHES
 
 ON_GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc alone")
 FAULTS = """
@@ -179,13 +180,32 @@ def test_what_every_batch_takes_stays(monkeypatch: pytest.MonkeyPatch) -> None:
             resident = 10 * SLACK + grown
             return_freed_memory()
             assert len(trimmed) == times, grown
+        return_freed_memory(slack=0)  # now known to be held after a batch
+        return_freed_memory(slack=0)
+        assert len(trimmed) == 2
+        resident += 1
+        return_freed_memory(slack=0)
+        assert len(trimmed) == 3
     with freed_memory_kept():  # another search begins anew
         resident = 20 * SLACK
         return_freed_memory()
-        assert len(trimmed) == 2
+        assert len(trimmed) == 3
     resident = 100 * SLACK
     return_freed_memory()  # of nobody who asked for it
-    assert len(trimmed) == 2
+    assert len(trimmed) == 3
+
+
+def test_a_search_returns_it_between_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(
+        sys.modules["hcnn_fast.search"], "return_freed_memory", lambda slack: asked.append(slack)
+    )
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3)).eval()
+    config = hf.SearchConfig.mcn(0.1, steps=2, batch_size=2)
+    hf.search(model, torch.rand(3 * 2 * BLOCK_BATCHES, 1, 2, 2), config)
+    assert asked == [0, 0]
+    hf.search(model, torch.rand(2, 1, 2, 2), config)
+    assert asked == [0, 0]
 
 
 @pytest.mark.parametrize("budget", [None, 2**30])
