@@ -18,7 +18,8 @@ from hcnn_fast.engine.nearest import approach
 from hcnn_fast.engine.slopes import Slope, objective
 
 # Runs of a candidate: from which other start (0: its own), and how long its steps are, times those
-# that the problem asks for. All in a group are made together, those from its own start first.
+# that the problem asks for. All in a group are made together, those from its own start first; the
+# last of the first opinions in a lower precision only, where a run costs less.
 FIRST = (0, 1.0)
 OPINIONS = ((0, 0.7), (1, 1.0), (2, 2.0))
 FURTHER_OPINIONS = ((0, 2.0), (0, 3.0), (3, 1.0))
@@ -70,20 +71,12 @@ class Climber:
         Args:
             candidates: B runs, at least one.
             ball: what they may not leave.
-            first: the slope of the first run's objective where they start, if it is known.
+            first: the slope of the first run's objective where they start, if it is known of all.
             floor: probabilities that they must be able to pass to go on.
             elsewhere: other points that some of them may start from; with a tolerance only.
         """
         if elsewhere is None or self.first.tolerance == 0.0:
-            found = self._in_batches(
-                len(candidates),
-                lambda rows: self._run(
-                    candidates.rows(rows),
-                    ball,
-                    None if first is None else first.rows(rows),
-                    None if floor is None else floor[rows],
-                )[0],
-            )
+            found, _ = self._run(candidates, ball, first, floor)
         else:
             found = self._agreed(candidates, ball, first, floor, elsewhere)
         found = self._with_second_run(found, candidates, ball)
@@ -97,35 +90,48 @@ class Climber:
         floor: Tensor | None,  # [B]
         runs: int = 1,
     ) -> tuple[Ascent, Tensor]:
-        """The best of so many runs of each of b candidates, B = runs * b, and the second values [b].
+        """The best of `runs` runs of each of b candidates, B = runs * b; the second values [b].
 
         With a tolerance, the best in a lower precision make their last steps in full precision:
         where a gradient is nearly 0, the lower one gets its sign wrong.
         """
         climb = self.first
-        found = ascend(self.model.fast, candidates, ball, climb, first=first, floor=floor)
-        if self.model.lowered and climb.tolerance > 0.0:
-            kept = min(runs, ENDED)
-            if kept < runs:  # its own values are not exact enough to choose by
-                with torch.no_grad():
-                    logits = self.model.exact(found.point)
-                value, _ = objective(
-                    logits, candidates.label, climb.kind, climb.order, ball.backend
-                )
-                found = replace(found, value=value, forwards=found.forwards + len(value))
-            found = found.highest(kept, runs)
-            each = len(candidates) // runs
-            end = Candidates(
-                index=candidates.index[:each].repeat(kept),
-                label=candidates.label[:each].repeat(kept),
-                point=found.point,
+
+        def run(rows: slice) -> Ascent:
+            return ascend(
+                self.model.fast,
+                candidates.rows(rows),
+                ball,
+                climb,
+                first=None if first is None else first.rows(rows),
+                floor=None if floor is None else floor[rows],
             )
-            sizes = tuple(length * self.config.radius for length in LAST_STEPS)
-            last = replace(climb, step_sizes=sizes, momentum=0.0)
-            passed = None if floor is None else floor[:each].repeat(kept)
-            found = found.then(ascend(self.model.exact, end, ball, last, floor=passed))
-            runs = kept
-        return found.best_of(runs)
+
+        found = self._in_batches(len(candidates), run)
+        if not self.model.lowered or climb.tolerance == 0.0:
+            return found.best_of(runs)
+        kept = min(runs, ENDED)
+        if kept < runs:  # values in the lower precision are not exact enough to choose by
+            found = self._rescored(found)
+            label, backend = candidates.label, ball.backend
+            value, _ = objective(found.logits, label, climb.kind, climb.order, backend)
+            found = replace(found, value=value)
+        found = found.highest(kept, runs)
+        each = len(candidates) // runs
+        ending = Candidates(
+            index=candidates.index[:each].repeat(kept),
+            label=candidates.label[:each].repeat(kept),
+            point=found.point,
+        )
+        passed = None if floor is None else floor[:each].repeat(kept)
+        sizes = tuple(length * self.config.radius for length in LAST_STEPS)
+        last = replace(climb, step_sizes=sizes, momentum=0.0)
+
+        def end(rows: slice) -> Ascent:
+            part = None if passed is None else passed[rows]
+            return ascend(self.model.exact, ending.rows(rows), ball, last, floor=part)
+
+        return found.then(self._in_batches(len(ending), end)).best_of(kept)
 
     def _agreed(
         self,
@@ -141,6 +147,7 @@ class Climber:
         was found twice, is believed. The runs that a tolerance has cut short pay for it.
         """
         tolerance = self.first.tolerance
+        opinions = OPINIONS if self.model.lowered else OPINIONS[:-1]
 
         def several(
             manners: Manners, rows: Tensor, floor: Tensor | None = None
@@ -149,12 +156,12 @@ class Climber:
 
         every = torch.arange(len(candidates), device=candidates.index.device)
         if floor is None:
-            found, second = several((FIRST, *OPINIONS), every)
+            found, second = several((FIRST, *opinions), every)
         else:  # most end because they cannot pass it
             found, second = several((FIRST,), every, floor)
             rows = (found.value.exp() > floor).nonzero()[:, 0]
             if len(rows):
-                found, second = _joined(found, second, *several(OPINIONS, rows), rows)
+                found, second = _joined(found, second, *several(opinions, rows), rows)
         highest = found.value.exp()
         asked = (highest - second.exp() > AGREED * tolerance) & (highest < 1.0 - tolerance)
         if floor is not None:
@@ -196,10 +203,7 @@ class Climber:
             passed = None if floor is None else floor[which].repeat(count)
             kept.append(self._run(together, ball, known, passed, count))
 
-        at_once = max(1, self.batch // count)
-        left = in_batches(len(rows), at_once, run)
-        if left < at_once:
-            self.batch = left * count
+        in_batches(len(rows), max(1, self.batch // count), run)
         found, second = zip(*kept, strict=True)
         return Ascent.cat(found), torch.cat(second)
 

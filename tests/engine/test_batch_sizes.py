@@ -72,6 +72,21 @@ def test_a_search_makes_passes_of_these_sizes_alone(
     assert all(filled_size(size) == size for size in seen)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_no_pass_of_a_run_is_larger_than_asked_for(
+    precision: str, batch_size: int, seen: list[int]
+) -> None:
+    model, x = nn.Sequential(_Noting(), convolutional()), images(5)
+    config = hf.SearchConfig.mcn(
+        0.1, steps=12, tolerance=1e-3, precision=precision, batch_size=batch_size
+    )
+    hf.search(model, x, config)  # prepares the model, which takes passes of its own
+    seen.clear()
+    hf.search(model, x, config)
+    assert max(seen) <= batch_size
+
+
 def test_a_model_that_is_not_copied_gets_the_rows_it_is_asked_for(seen: list[int]) -> None:
     layers = nn.Sequential(_Noting(), nn.Flatten())
     prepared = PreparedModel(lambda z: layers(z), "float32", images(1))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from tiny_classifiers import images
@@ -12,13 +10,14 @@ from torch import Tensor
 import hcnn_fast as hf
 from hcnn_fast import data, models, ops
 from hcnn_fast.engine import climber
-from hcnn_fast.engine.ball import Ball
+from hcnn_fast.engine.ball import Ball, Candidates
 from hcnn_fast.engine.climb import Ascent
-from hcnn_fast.engine.climber import LEAST, OPINIONS, Climber
+from hcnn_fast.engine.climber import FURTHER_OPINIONS, OPINIONS, Climber
 from hcnn_fast.engine.runs import Runs
 
 IMAGE = torch.full((1, 1, 1, 1), 0.35)
 NEAR, FAR = 0.3, 0.75  # tops, of which the image's side leads to the first
+TOGETHER = len(OPINIONS)  # runs in full precision: one, and all opinions but the last
 CONFIG = hf.SearchConfig.mcn(0.45, steps=40, momentum=0.0, tolerance=1e-3, step_size=0.02)
 
 
@@ -40,19 +39,24 @@ def sure(z: Tensor) -> Tensor:  # [B, 1, 1, 1] -> [B, 2]
     return one_top(z) + torch.tensor([8.0, 0.0])
 
 
+def slanted(z: Tensor) -> Tensor:  # [B, 1, 1, 1] -> [B, 2]
+    """Log odds of the first class that rise evenly; the image's side is the second one's."""
+    odds = 4.0 * (z.flatten(1) - 0.5)
+    return torch.cat([odds, torch.zeros_like(odds)], 1)
+
+
 @pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """How many candidates made every run of a search, in order."""
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many runs began together, every time in a search."""
     made: list[int] = []
     run = Climber._run
 
-    def noting(self: Climber, *arguments: object, **keywords: object) -> tuple[Ascent, Tensor]:
-        found = run(self, *arguments, **keywords)  # type: ignore[arg-type]
-        made.append(len(found[0].value))
-        return found
+    def noting(self: Climber, candidates: Candidates, *arguments: object) -> tuple[Ascent, Tensor]:
+        made.append(len(candidates))
+        return run(self, candidates, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Climber, "_run", noting)
-    yield made
+    return made
 
 
 def test_a_higher_top_elsewhere_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,6 +64,7 @@ def test_a_higher_top_elsewhere_is_found(monkeypatch: pytest.MonkeyPatch) -> Non
     found = hf.search(two_tops, IMAGE, config)
     assert abs(float(found.point) - FAR) < 0.02
     monkeypatch.setattr(climber, "OPINIONS", ())
+    monkeypatch.setattr(climber, "FURTHER_OPINIONS", ((0, 1.0),))
     alone = hf.search(two_tops, IMAGE, config)
     assert abs(float(alone.point) - NEAR) < 0.02
     assert float(found.value) > float(alone.value) + 0.1
@@ -67,20 +72,34 @@ def test_a_higher_top_elsewhere_is_found(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_top_that_is_found_again_is_believed(runs: list[int]) -> None:
     hf.search(one_top, IMAGE, CONFIG.replace(labels=1))
-    assert runs == [1] * LEAST
+    assert runs == [TOGETHER]
 
 
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 100])
 def test_where_nothing_agrees_all_opinions_are_asked(
+    batch_size: int, runs: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(climber, "AGREED", -1.0)
+    hf.search(one_top, IMAGE, CONFIG.replace(labels=1, batch_size=batch_size))
+    assert runs == [TOGETHER, len(FURTHER_OPINIONS)]
+
+
+def test_where_no_more_than_the_tolerance_is_to_be_had_no_further_one_is(
     runs: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(climber, "AGREED", -1.0)
-    hf.search(one_top, IMAGE, CONFIG.replace(labels=1))
-    assert runs == [1] * (1 + len(OPINIONS))
-
-
-def test_where_no_more_than_the_tolerance_is_to_be_had_one_run_will_do(runs: list[int]) -> None:
     hf.search(sure, IMAGE, CONFIG.replace(labels=1))
-    assert runs == [1]
+    assert runs == [TOGETHER]
+
+
+def test_a_label_that_does_not_pass_the_leader_is_climbed_for_once(
+    runs: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(climber, "AGREED", 1e6)
+    found = hf.search(slanted, IMAGE, CONFIG)
+    assert int(found.label) == 1
+    assert 0.6 < float(found.label_value[0, 0]) < float(found.label_value[0, 1])
+    assert runs == [TOGETHER, 1]
 
 
 def test_without_a_tolerance_nothing_is_made_again(runs: list[int]) -> None:
