@@ -134,7 +134,7 @@ def main() -> None:
     given = parser.parse_args()
     long = hf.SearchConfig.mcn(given.radius, steps=STEPS, schedule="constant", momentum=0.0)
     short = hf.SearchConfig.mcn(
-        given.radius, steps=18, momentum=0.0, tolerance=1e-3, precision=given.precision
+        given.radius, steps=16, momentum=0.0, tolerance=1e-3, precision=given.precision
     )
     model = models.load(given.model, given.checkpoint).eval()
     until = given.after + given.images

@@ -79,8 +79,11 @@ class Climber:
             found, _ = self._run(candidates, ball, first, floor)
         else:
             found = self._agreed(candidates, ball, first, floor, elsewhere)
-        found = self._with_second_run(found, candidates, ball)
-        return self._rescored(found) if self.model.lowered else found
+        exact = not self.model.lowered or self.first.tolerance > 0.0
+        if self.config.confidence is not None or self.config.distance_weight > 0.0:
+            found = self._with_second_run(found, candidates, ball)
+            exact = not self.model.lowered
+        return found if exact else self._rescored(found)
 
     def _run(
         self,
@@ -210,8 +213,6 @@ class Climber:
     def _with_second_run(self, found: Ascent, candidates: Candidates, ball: Ball) -> Ascent:
         """From the most confident point: towards the image, or weighed against the distance."""
         config = self.config
-        if config.confidence is None and config.distance_weight == 0.0:
-            return found
         climb = Climb(
             kind="probability",
             step_sizes=config.step_sizes(second_run=True),
