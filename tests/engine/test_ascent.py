@@ -12,7 +12,7 @@ from torch import Tensor
 from hcnn_fast.engine.ascent import LEAST_ROWS, ascend
 from hcnn_fast.engine.ball import Ball, Candidates
 from hcnn_fast.engine.climb import Ascent, Climb
-from hcnn_fast.engine.slopes import Forward
+from hcnn_fast.engine.slopes import Forward, slope
 
 RADIUS = 0.1
 CONSTANT = (0.05,) * 12
@@ -116,3 +116,34 @@ def test_a_floor_out_of_reach_ends_a_run_at_once_and_one_below_does_not() -> Non
     free = ascend(model, candidates, ball, climb)
     assert torch.equal(low.steps, free.steps)
     assert torch.equal(low.point, free.point)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 1e-3])
+def test_a_run_of_another_pace_takes_steps_that_are_longer_or_shorter(tolerance: float) -> None:
+    model = convolutional(dtype=torch.float64)
+    x = images(4, dtype=torch.float64)
+    ball = Ball(image=x, radius=RADIUS, bounds=(0.0, 1.0), backend="cpu")
+    climb = Climb(kind="log_probability", step_sizes=DECAY, tolerance=tolerance)
+    pace = torch.tensor([0.7, 2.0, 1.0, 3.0], dtype=torch.float64)
+    rows = torch.arange(4)
+    together = Candidates(index=rows, label=rows, point=x, pace=pace)
+    found = ascend(model, together, ball, climb)
+    for b in range(4):
+        sizes = tuple(float(pace[b]) * size for size in DECAY)
+        alone = Candidates(index=rows[b : b + 1], label=rows[b : b + 1], point=x[b : b + 1])
+        expected = ascend(model, alone, ball, replace(climb, step_sizes=sizes))
+        torch.testing.assert_close(found.point[b], expected.point[0], rtol=0.0, atol=1e-12)
+        assert int(found.steps[b]) == int(expected.steps)
+
+
+@pytest.mark.parametrize("known", [0, 1, 5, 8])
+def test_slopes_that_are_known_of_some_are_not_computed_again(known: int) -> None:
+    model = convolutional()
+    candidates, ball = problem(8, labels=1)
+    climb = Climb(kind="log_probability", step_sizes=DECAY)
+    expected = ascend(model, candidates, ball, climb)
+    first = slope(model, candidates.point, candidates.label, "log_probability", 1.0, "cpu")
+    found = ascend(model, candidates, ball, climb, first=first.rows(slice(0, known)))
+    torch.testing.assert_close(found.point, expected.point, rtol=0.0, atol=1e-6)
+    assert expected.backwards - found.backwards == known
+    assert expected.forwards - found.forwards == known
