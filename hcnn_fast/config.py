@@ -61,14 +61,16 @@ class SearchConfig:
         seed: seed of the random starts.
         labels: labels tried: None for all, or the k likeliest at the image.
         bounds: smallest and largest value that an input may take.
-        precision: arithmetic of the model in the search; the answer is always scored in float32.
+        precision: arithmetic of the model in the search; the answer is always scored in float32,
+            and with a tolerance the best runs make their last few steps in it.
             Whether a GPU multiplies float32 as TF32 is torch's setting for the whole process (it
             does in convolutions unless told otherwise): the search keeps to it and never sets it;
             `build_info` tells it.
         backend: implementation of the fused operations; "auto" takes the fastest that can run.
         tolerance: objective that may be given up to stop early; 0: stop only where nothing changes.
-            With more, labels that cannot win by more are not climbed for, and runs end where less
-            is in reach; see `engine.headroom` for what that rests on.
+            With more, labels that cannot win by more are not climbed for, runs end where less is in
+            reach (see `engine.headroom` for what that rests on), and a label that leads is climbed
+            for from several starts.
         batch_size: largest number of candidates that pass the model at once; None: planned.
         memory_budget: largest number of bytes that the search adds to what is in use when it is
             called (model, images), at any time, its result included; None: no limit. Batches and
