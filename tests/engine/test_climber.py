@@ -92,11 +92,8 @@ def test_where_no_more_than_the_tolerance_is_to_be_had_no_further_one_is(
     assert runs == [TOGETHER]
 
 
-def test_a_label_that_does_not_pass_the_leader_is_climbed_for_once(
-    runs: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(climber, "AGREED", 1e6)
-    found = hf.search(slanted, IMAGE, CONFIG)
+def test_a_label_that_does_not_pass_the_leader_is_climbed_for_once(runs: list[int]) -> None:
+    found = hf.search(slanted, IMAGE, CONFIG.replace(step_size=0.06))
     assert int(found.label) == 1
     assert 0.6 < float(found.label_value[0, 0]) < float(found.label_value[0, 1])
     assert runs == [TOGETHER, 1]
@@ -105,6 +102,34 @@ def test_a_label_that_does_not_pass_the_leader_is_climbed_for_once(
 def test_without_a_tolerance_nothing_is_made_again(runs: list[int]) -> None:
     hf.search(two_tops, IMAGE, CONFIG.replace(tolerance=0.0))
     assert runs == [2]
+
+
+class Lowered:
+    """Stands for a model whose lower precision has the order of points the wrong way round."""
+
+    lowered = True
+
+    def exact(self, z: Tensor) -> Tensor:  # [B, 1, 1, 1] -> [B, 2]
+        return slanted(z)
+
+    def fast(self, z: Tensor) -> Tensor:  # [B, 1, 1, 1] -> [B, 2]
+        return -slanted(z)
+
+
+def test_runs_in_a_lower_precision_are_chosen_by_their_exact_values(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(climber, "LAST_STEPS", (0.0,))
+    config = CONFIG.replace(step_size=1e-7, steps=1)
+    chooser = Climber(Lowered(), config, batch=8)  # type: ignore[arg-type]
+    points = torch.tensor([0.2, 0.8, 0.5]).view(3, 1, 1, 1)
+    label = torch.zeros(3, dtype=torch.int64)
+    ball = Ball(image=IMAGE, radius=0.45, bounds=(0.0, 1.0), backend="reference")
+    candidates = Candidates(index=torch.zeros_like(label), label=label, point=points)
+    best, second = chooser._run(candidates, ball, None, None, 3)
+    torch.testing.assert_close(best.point, points[1:2], rtol=0.0, atol=1e-5)
+    expected = torch.log_softmax(slanted(points), 1)[[1, 2], 0]
+    torch.testing.assert_close(torch.cat([best.value, second]), expected, rtol=0.0, atol=1e-5)
 
 
 def test_points_elsewhere_are_starts_that_no_run_has() -> None:
