@@ -70,10 +70,11 @@ def search(model: Classifier, x: Tensor, config: SearchConfig) -> SearchResult:
     `engine.nearest`); it is always in float32. An image never gets a value below its own.
 
     With a tolerance, the most promising label of an image is climbed for first, and of the others
-    those that could still pass it; a run ends when too little is in reach, and is made again with
-    steps of other lengths, from other starts, until the highest values agree; a low-precision run
-    makes its last steps in float32 (see `engine.climber`). The values of labels that were not
-    climbed for are those at the image.
+    those that could still pass it; a run ends when too little is in reach. A label that leads is
+    climbed for several times, with steps of other lengths and from other starts, and some more
+    where the two highest values differ; the best in a low precision make their last steps in
+    float32 (see `engine.climber`). The values of labels that were not climbed for are those at the
+    image.
 
     A module is prepared once and used again until something of it has changed.
 

@@ -1,8 +1,7 @@
 """Batches of few sizes: libraries make and keep something for every size that they meet.
 
-On a GPU that is a captured graph. On a CPU oneDNN generates code for every layer and size, which
-takes as long as a pass or longer, and keeps that of a thousand. As runs end, batches would take all
-sizes there are.
+On a GPU that is a captured graph. On a CPU oneDNN generates code for every layer and size and keeps
+the last thousand of them. As runs end, batches would take all sizes there are.
 """
 
 from __future__ import annotations

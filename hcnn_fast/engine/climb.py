@@ -98,6 +98,8 @@ class Ascent:
         Returns:
             count * b runs, all candidates' highest first, which has the steps of all.
         """
+        if runs == 1:
+            return self
         value = self.value.view(runs, -1)
         place = value.topk(count, dim=0).indices  # [count, b]
         rows = (
