@@ -11,6 +11,7 @@ import torch
 from hcnn_fast.engine.inputs import Classifier
 
 MODELS = 512  # times sizes of their batches; torch counts those of all models together
+SEVERAL_BACKWARD_PASSES = "hcnn_fast: several backward passes"  # part of the key of kept code
 
 
 class Compiled:
@@ -42,16 +43,20 @@ class Compiled:
 def compiled_passes(compiled: bool) -> Iterator[None]:
     """While compiled code is used, if it is: for several models, and never replaced by eager code.
 
-    One forward pass may serve the gradients of several labels.
+    One forward pass may serve the gradients of several labels. So a backward pass must not write to
+    what it reads, and code for which it may, which torch keeps on disk, must not be taken for ours.
     """
     if not compiled:
         yield
         return
     import torch._dynamo.config
     import torch._functorch.config
+    import torch.compiler.config
 
     code = torch._dynamo.config.patch(
         recompile_limit=MODELS, accumulated_recompile_limit=MODELS, fail_on_recompile_limit_hit=True
     )
-    with code, torch._functorch.config.patch(donated_buffer=False):
+    tag = torch.compiler.config.cache_key_tag + SEVERAL_BACKWARD_PASSES
+    kept = torch.compiler.config.patch(cache_key_tag=tag)
+    with code, kept, torch._functorch.config.patch(donated_buffer=False):
         yield

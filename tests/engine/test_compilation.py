@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 import hcnn_fast as hf
 from hcnn_fast.engine import preparation
 from hcnn_fast.engine.compilation import Compiled, compiled_passes
+from hcnn_fast.engine.model import PreparedModel
 
 SHAPE = (3, 8, 8)
 CONFIG = hf.SearchConfig.mcn(0.05, steps=6, compile=True)
@@ -55,6 +57,32 @@ def test_a_compiled_search_equals_the_reference_and_compiles_once(
     kept = [entry for entry in preparation._kept.values() if entry.owner() is model]
     assert [isinstance(entry.prepared.plain.model, Compiled) for entry in kept] == [True, False]
     assert [entry.prepared.winograd for entry in kept] == [0, 1]
+
+
+@pytest.mark.slow
+def test_code_on_disk_that_serves_one_backward_pass_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Torch keeps such code for whoever compiles the same model, and does not ask which it is."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    x = images(6, SHAPE)
+    prepared = PreparedModel(network(), "float32", x[:1], compiled=True)
+
+    def gradients(forward: Any, retained: bool) -> list[Tensor]:
+        leaf = x.clone().requires_grad_()
+        logits = forward(leaf)
+        seeds = torch.eye(5)[:2, None].expand(2, 6, 5)
+        return [torch.autograd.grad(logits, leaf, s, retain_graph=retained)[0] for s in seeds]
+
+    torch._dynamo.reset()
+    leaf = x.clone().requires_grad_()
+    torch.compile(prepared.plain.model._compiled._orig_mod)(leaf).sum().backward()
+    assert list(tmp_path.rglob("*.py")), "torch has kept no code"
+    torch._dynamo.reset()
+    with compiled_passes(compiled=True):
+        found = gradients(prepared.plain, retained=True)
+    for one, expected in zip(found, gradients(network(), retained=True), strict=True):
+        torch.testing.assert_close(one, expected, rtol=0, atol=1e-6)
 
 
 def broken(graph: Any, inputs: Any) -> Any:
