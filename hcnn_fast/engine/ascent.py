@@ -16,7 +16,6 @@ from hcnn_fast.engine.headroom import SAFETY, SHARE, attainable, reach
 from hcnn_fast.engine.slopes import Forward, Slope, objective, slope
 
 SHRINK_AT = 0.75  # share of the rows that still climb at which a batch shrinks
-LEAST_ROWS = 8  # smaller batches round differently in some libraries, so none is made by stopping
 MOVED = 0  # what pgd_step_ writes to `motion` unless a row stayed or went back
 
 
@@ -33,7 +32,7 @@ def ascend(
 
     A run ends early where no further step can change its result, and, with a tolerance, where less
     than a share of it is in reach, or not enough to pass `floor`. What a run finds does not depend
-    on when others end.
+    on when others end: without a tolerance not in one bit, with one but for rounding.
 
     Args:
         forward: gives the logits.
@@ -126,6 +125,8 @@ class _Run:
         # Asking which runs have ended makes the host wait for the device.
         self.every = 1 if rows.point.device.type == "cpu" else 4
         self.near: Tensor | None = None  # [b] bool, rows with too little in reach
+        self.fewest = len(rows)  # the smallest batch so far, or the last that was refused
+        self.staying: Tensor | None = None  # [c] int64, rows of a smaller batch to be tried
         self.point = torch.empty_like(rows.point)
         self.value = torch.empty_like(rows.best_value)
         self.logits: Tensor | None = None
@@ -147,9 +148,12 @@ class _Run:
 
     def step(self, at: Slope | None) -> None:
         """One step of all rows, from a slope that is known or has to be found."""
-        rows, climb = self.rows, self.climb
         if at is None:
-            at = self._slope(rows.point, rows.label)
+            at = self._slope(self.rows.point, self.rows.label)
+            if self.staying is not None:
+                at = self._without_others(self.staying, at)
+                self.staying = None
+        rows, climb = self.rows, self.climb
         value = -at.value if climb.downhill else at.value
         self._note_logits(value, at.logits)
         if climb.tolerance > 0.0:
@@ -198,16 +202,34 @@ class _Run:
         self._record(now)
         rows.climbing &= ~now
         going = int(rows.climbing.sum())
-        if 0 < going <= SHRINK_AT * len(rows):
-            self._shrink(going)
+        if 0 < going <= SHRINK_AT * self.fewest:
+            self.fewest = going
+            staying = rows.climbing.nonzero()[:, 0]
+            if self.climb.tolerance > 0.0:
+                self.rows = rows.take(staying)
+            else:
+                self.staying = staying
         return going > 0
+
+    def _without_others(self, staying: Tensor, at: Slope) -> Slope:  # [c] int64
+        """The slope of a smaller batch, if no bit of it differs; else the batch stays as it is.
+
+        A library may multiply few rows in another order than many.
+        """
+        rows, here = self.rows, at.rows(staying)
+        alone = self._slope(rows.point[staying], rows.label[staying])
+        for one, other in ((alone.logits, here.logits), (alone.gradient, here.gradient)):
+            if not torch.equal(one, other):
+                return at
+        self.rows = rows.take(staying)
+        return alone
 
     def finish(self) -> Ascent:
         """Score the last points of the runs that went to the end, and collect all results."""
-        going = int(self.rows.climbing.sum())
-        if going:
-            self._shrink(going)
-            rows, climb = self.rows, self.climb
+        rows, climb = self.rows, self.climb
+        if bool(rows.climbing.any()):
+            if climb.tolerance > 0.0:
+                rows = self.rows = rows.take(rows.climbing.nonzero()[:, 0])
             with torch.no_grad():
                 logits = self.forward(rows.point)
             self.forwards += len(rows)
@@ -264,10 +286,3 @@ class _Run:
         self.value[home] = rows.best_value[which]
         self.logits[home] = rows.best_logits[which]
         self.steps[home] = self.taken
-
-    def _shrink(self, going: int) -> None:
-        """Leave the rows that still climb, filled up to the smallest batch that is made."""
-        size = max(going, min(LEAST_ROWS, len(self.rows)))
-        if size < len(self.rows):
-            climbing_first = self.rows.climbing.logical_not().byte().argsort(stable=True)
-            self.rows = self.rows.take(climbing_first[:size])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from tiny_classifiers import convolutional, images, linear
 from torch import Tensor
 
-from hcnn_fast.engine.ascent import LEAST_ROWS, ascend
+from hcnn_fast.engine.ascent import SHRINK_AT, ascend
 from hcnn_fast.engine.ball import Ball, Candidates
 from hcnn_fast.engine.climb import Ascent, Climb
 from hcnn_fast.engine.slopes import Forward, slope
@@ -51,6 +52,28 @@ def test_exact_stops_change_no_bit(
     assert bool((on.steps <= off.steps).all())
 
 
+@pytest.mark.parametrize("sizes", [CONSTANT, DECAY], ids=["constant", "decay"])
+@pytest.mark.parametrize("few", [1, 12, 30])
+def test_a_library_that_rounds_products_of_few_rows_otherwise_is_seen(
+    few: int, sizes: tuple[float, ...]
+) -> None:
+    """The corner is found early by most runs; those that go on stay in a batch that is large."""
+    model, passes = linear(), []
+
+    def forward(z: Tensor) -> Tensor:
+        passes.append(len(z))
+        return model(z) * (1.0 + 1e-6 * (len(z) < few))
+
+    on, off = both(forward, Climb(kind="log_probability", step_sizes=sizes))
+    for field in ("point", "value", "logits"):
+        assert torch.equal(getattr(on, field), getattr(off, field)), field
+    assert bool((on.steps < off.steps).any())
+    tried = [size for size in passes if size < few]
+    assert all(b <= SHRINK_AT * a for a, b in itertools.pairwise(tried))  # none is tried twice
+    assert few != 30 or tried
+    assert few == 30 or min(passes) < max(passes)
+
+
 def test_a_run_ends_at_the_corner_that_a_linear_model_leads_to() -> None:
     on, off = both(linear(classes=2), Climb(kind="margin", step_sizes=CONSTANT), labels=2)
     assert int(on.steps.max()) <= 4  # two steps to the corner, one more by rounding, one that stays
@@ -64,7 +87,7 @@ def test_a_run_that_cycles_between_two_points_ends() -> None:
         height = -(x.flatten(1) - 0.5).abs().sum(1, keepdim=True)
         return torch.cat([height, torch.zeros_like(height)], 1)
 
-    x = torch.full((LEAST_ROWS + 2, 3, 4, 4), 0.48)
+    x = torch.full((10, 3, 4, 4), 0.48)
     ball = Ball(image=x, radius=RADIUS, bounds=(0.0, 1.0), backend="cpu")
     rows = torch.arange(len(x))
     candidates = Candidates(index=rows, label=torch.zeros_like(rows), point=x)
