@@ -56,7 +56,7 @@ def compiled_passes(compiled: bool) -> Iterator[None]:
     code = torch._dynamo.config.patch(
         recompile_limit=MODELS, accumulated_recompile_limit=MODELS, fail_on_recompile_limit_hit=True
     )
-    tag = torch.compiler.config.cache_key_tag + SEVERAL_BACKWARD_PASSES
-    kept = torch.compiler.config.patch(cache_key_tag=tag)
+    compiler: Any = torch.compiler.config
+    kept = compiler.patch(cache_key_tag=compiler.cache_key_tag + SEVERAL_BACKWARD_PASSES)
     with code, kept, torch._functorch.config.patch(donated_buffer=False):
         yield
