@@ -11,13 +11,13 @@ from torch import Tensor
 
 from hcnn_fast.engine.slopes import Forward
 
-SIZES_IN_AN_OCTAVE = 8  # so filling up adds less than an eighth
+IN_AN_OCTAVE = 4  # sizes, so that filling up adds less than a quarter
 
 
-def filled_size(rows: int) -> int:
-    """The smallest batch with so many rows of: up to 16 any, 18, 20, ... 32, 36, 40, ... 64, ..."""
+def filled_size(rows: int, in_an_octave: int = IN_AN_OCTAVE) -> int:
+    """The smallest batch with so many rows of: up to 8 any, 10, 12, 14, 16, 20, 24, 28, 32, 40, ..."""
     octave = (rows - 1).bit_length() - 1  # above the power of two below so many rows
-    spacing = max(1, (1 << max(0, octave)) // SIZES_IN_AN_OCTAVE)
+    spacing = max(1, (1 << max(0, octave)) // in_an_octave)
     return rows + -rows % spacing
 
 

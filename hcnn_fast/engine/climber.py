@@ -27,6 +27,7 @@ AGREED = 0.2  # of the tolerance: how near to each other the two highest values 
 # Steps in full precision after runs in a lower one, times the radius, and how many runs make them.
 ENDED = 2
 LAST_STEPS = (0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
+EXACT_BYTES = 2  # times those of a lower precision are the activations of such a step
 
 Manners = tuple[tuple[int, float], ...]
 Elsewhere = Callable[[Tensor, int], Tensor]  # rows [b] and a number from 1 on: points [b, *image]
@@ -134,7 +135,7 @@ class Climber:
             part = None if passed is None else passed[rows]
             return ascend(self.model.exact, ending.rows(rows), ball, last, floor=part)
 
-        return found.then(self._in_batches(len(ending), end)).best_of(kept)
+        return found.then(self._in_batches(len(ending), end, EXACT_BYTES)).best_of(kept)
 
     def _agreed(
         self,
@@ -247,12 +248,16 @@ class Climber:
         self.batch = in_batches(len(found.point), self.batch, run)
         return replace(found, logits=torch.cat(logits), forwards=found.forwards + len(found.point))
 
-    def _in_batches(self, count: int, run: Callable[[slice], Ascent]) -> Ascent:
-        """All of `count` candidates, as many at a time as memory suffices for."""
+    def _in_batches(self, count: int, run: Callable[[slice], Ascent], weight: int = 1) -> Ascent:
+        """All of `count` candidates, as many at a time as memory suffices for.
+
+        A candidate that weighs more takes so many times what one of the search does.
+        """
         parts: list[Ascent] = []
-        self.batch = in_batches(
-            count, self.batch, lambda begin, end: parts.append(run(slice(begin, end)))
-        )
+        size = max(1, self.batch // weight)
+        done = in_batches(count, size, lambda begin, end: parts.append(run(slice(begin, end))))
+        if done < size:
+            self.batch = done * weight
         return Ascent.cat(parts)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.cuda import make_graphed_callables
 
-from hcnn_fast.engine.batch_sizes import filled
+from hcnn_fast.engine.batch_sizes import filled, filled_size
 from hcnn_fast.engine.memory import activation_bytes
 from hcnn_fast.engine.slopes import Forward
 
@@ -23,6 +23,7 @@ ENVIRONMENT = "HCNN_FAST_CUDA_GRAPHS"
 # Activations that captured passes hold. A large pass keeps the GPU busy while the host launches it.
 LARGEST = 256 << 20  # bytes, of all sizes together
 FEWEST = 8  # rows; smaller batches are filled up to so many
+IN_AN_OCTAVE = 2  # sizes that are captured
 WARM_UP = 3  # passes, so that libraries choose their algorithms before the capture
 WORTH = 8  # passes of one size after which the next ones are captured
 
@@ -46,10 +47,7 @@ def can_capture(device: torch.device) -> bool:
 
 def bucket_of(rows: int) -> int:
     """The smallest batch of 8, 12, 16, 24, 32, 48, ... rows that holds so many."""
-    if rows <= FEWEST:
-        return FEWEST
-    power: int = 1 << (rows - 1).bit_length()  # the next power of two
-    return 3 * power // 4 if rows <= 3 * power // 4 else power
+    return filled_size(max(rows, FEWEST), IN_AN_OCTAVE)
 
 
 class _Own(torch.autograd.Function):
