@@ -145,7 +145,7 @@ def main() -> None:
     truth = long_search(model, everything, long, given.all_labels, path)
     value, label, count = (truth[name][given.after :] for name in ("value", "label", "count"))
     found = hf.search(model, x, short)
-    gap = value - found.value
+    gap, other = value - found.value, label != found.label
     report = {
         "command": " ".join(["python", *sys.argv]),
         "commit": commit(),
@@ -158,7 +158,8 @@ def main() -> None:
         "images_left_out_before": given.after,
         "images_with_all_labels": max(0, given.all_labels - given.after),
         "labels_tried_on_average": float(count.float().mean()),
-        "other_winners": int((label != found.label).sum()),
+        "other_winners": int(other.sum()),
+        "other_winners_that_are_higher": int((other & (gap < 0.0)).sum()),
         "lower_by_more_than_1e-3": int((gap > 1e-3).sum()),
         "higher_by_more_than_1e-3": int((gap < -1e-3).sum()),
         "largest_gap": float(gap.max()),

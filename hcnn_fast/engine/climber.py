@@ -22,7 +22,7 @@ from hcnn_fast.engine.slopes import Slope, objective
 # last of the first opinions in a lower precision only, where a run costs less.
 FIRST = (0, 1.0)
 OPINIONS = ((0, 0.7), (1, 1.0), (2, 2.0))
-FURTHER_OPINIONS = ((0, 2.0), (0, 3.0), (3, 1.0))
+FURTHER_OPINIONS = ((0, 2.0), (0, 3.0), (3, 1.0), (4, 1.0), (5, 2.0))
 AGREED = 0.2  # of the tolerance: how near to each other the two highest values have to be
 # Steps in full precision after runs in a lower one, times the radius, and how many runs make them.
 ENDED = 2

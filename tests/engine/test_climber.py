@@ -132,6 +132,38 @@ def test_runs_in_a_lower_precision_are_chosen_by_their_exact_values(
     torch.testing.assert_close(torch.cat([best.value, second]), expected, rtol=0.0, atol=1e-5)
 
 
+class Scarce(Lowered):
+    """Has memory for so many rows of a step in full precision, and notes what was asked for."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.asked: list[int] = []
+
+    def exact(self, z: Tensor) -> Tensor:
+        if z.requires_grad:
+            self.asked.append(len(z))
+            if len(z) > self.room:
+                raise torch.OutOfMemoryError("made up")
+        return super().exact(z)
+
+
+@pytest.mark.parametrize(("room", "first", "left"), [(8, 4, 8), (2, 4, 4), (1, 4, 2)])
+def test_last_steps_are_made_of_half_as_many_rows(room: int, first: int, left: int) -> None:
+    model = Scarce(room)
+    chooser = Climber(model, CONFIG.replace(steps=1), batch=8)  # type: ignore[arg-type]
+    label = torch.zeros(8, dtype=torch.int64)
+    ball = Ball(image=IMAGE, radius=0.45, bounds=(0.0, 1.0), backend="reference")
+    candidates = Candidates(
+        index=torch.zeros_like(label),
+        label=label,
+        point=torch.linspace(0, 0.7, 8)[:, None, None, None],
+    )
+    best, _ = chooser._run(candidates, ball, None, None)
+    assert len(best.point) == 8
+    assert model.asked[0] == first == max(model.asked)
+    assert chooser.batch == left
+
+
 def test_points_elsewhere_are_starts_that_no_run_has() -> None:
     x = images(3)
     ball = Ball(image=x, radius=0.1, bounds=(0.0, 1.0), backend="reference")
