@@ -5,15 +5,17 @@ python bench/equal_objective.py > bench/results/equal-objective-cpu.json
 The long search is made for all labels of the first images. As that takes hours, it is made for the
 others' likeliest labels, so many of them that all are among them which a search of 10 steps for
 every label brings to within 0.05 of its winner. What it found is kept in
-out/equal-objective-MODEL.pt as it goes on, and a second call goes on from there. The times are
+out/equal-objective-MODEL*.pt as it goes on, and a second call goes on from there. The times are
 those of the first few images alone, in one go: the long search as a loop by hand in plain PyTorch,
 label by label, images batched, weights frozen (`hcnn_fast.measurement.rivals.plain_loop`), between
 two calls of the short one. Every label takes the loop as long; where all of them would take hours,
 `--timed-labels` of them are timed, and the time is that of all in proportion.
 
-How runs are made again was chosen on the first 6,500 test images of Fashion-MNIST. On the others:
+How runs are made again was chosen by the first 6,500 test images of Fashion-MNIST, the others in
+view. On those, and on 2,000 images that were not:
 
 python bench/equal_objective.py --after 6500 --images 3500 --timed 1
+python bench/equal_objective.py --split train --first 58000 --images 2000 --all-labels 0 --timed 1
 
 Another model, such as a ResNet-18 that `hcnn-fast train` has made:
 
@@ -124,6 +126,8 @@ def main() -> None:
     parser.add_argument("--model", default="fashion-adversarial")
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--data", default="fashion-mnist")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--first", type=int, default=0, help="the first image of the long search")
     parser.add_argument("--radius", type=float, default=0.05)
     parser.add_argument("--precision", default="auto", help="of the short search")
     parser.add_argument("--images", type=int, default=1000)
@@ -138,10 +142,11 @@ def main() -> None:
     )
     model = models.load(given.model, given.checkpoint).eval()
     until = given.after + given.images
-    everything = data.load(given.data, "test").scaled()[:until]
+    everything = data.load(given.data, given.split).scaled()[given.first :][:until]
     x = everything[given.after :]
     speed = timed(model, x[: given.timed], short, long, given.timed_labels)
-    path = Path(f"out/equal-objective-{given.model}.pt")
+    part = "" if (given.split, given.first) == ("test", 0) else f"-{given.split}-{given.first}"
+    path = Path(f"out/equal-objective-{given.model}{part}.pt")
     truth = long_search(model, everything, long, given.all_labels, path)
     value, label, count = (truth[name][given.after :] for name in ("value", "label", "count"))
     found = hf.search(model, x, short)
@@ -155,7 +160,8 @@ def main() -> None:
         "long": long.to_dict(),
         "short": short.to_dict(),
         "images": len(x),
-        "images_left_out_before": given.after,
+        "split": given.split,
+        "images_left_out_before": given.first + given.after,
         "images_with_all_labels": max(0, given.all_labels - given.after),
         "labels_tried_on_average": float(count.float().mean()),
         "other_winners": int(other.sum()),

@@ -28,10 +28,11 @@ from hcnn_fast.engine import climber
 from hcnn_fast.engine.climb import Climb
 
 FIELDS = ("point", "value", "label", "prediction", "confidence", "logits", "label_value")
-CONFIGS = {
+CONFIGS: dict[str, hf.SearchConfig] = {
     "shrinking steps": hf.SearchConfig.mcn(0.02, steps=20, step_size=0.04, momentum=0.0),
     "constant steps": hf.SearchConfig.mcn(0.02, steps=40, schedule="constant", momentum=0.0),
 }
+CONFIGS |= {f"{name}, bfloat16": c.replace(precision="bfloat16") for name, c in CONFIGS.items()}
 
 
 def linear() -> nn.Module:

@@ -32,7 +32,8 @@ def ascend(
 
     A run ends early where no further step can change its result, and, with a tolerance, where less
     than a share of it is in reach, or not enough to pass `floor`. What a run finds does not depend
-    on when others end: without a tolerance not in one bit, with one but for rounding.
+    on when others end, but for rounding. Without a tolerance no bit depends on it, as far as the
+    slopes of a step tell: a pass more is made to see whether they are the same in a smaller batch.
 
     Args:
         forward: gives the logits.
@@ -58,7 +59,7 @@ class _Rows:
     index: Tensor  # [b] int64
     label: Tensor  # [b] int64
     floor: Tensor | None  # [b]
-    climbing: Tensor  # [b] bool; a run that has ended may fill up a batch
+    climbing: Tensor  # [b] bool; a run that has ended may stay in the batch for a while
     point: Tensor  # [b, *image]
     best: Tensor  # [b, *image]
     best_value: Tensor  # [b]
@@ -203,23 +204,29 @@ class _Run:
         rows.climbing &= ~now
         going = int(rows.climbing.sum())
         if 0 < going <= SHRINK_AT * self.fewest:
-            self.fewest = going
             staying = rows.climbing.nonzero()[:, 0]
             if self.climb.tolerance > 0.0:
+                self.fewest = going
                 self.rows = rows.take(staying)
-            else:
+            elif self._trial_pays(going):
+                self.fewest = going
                 self.staying = staying
         return going > 0
+
+    def _trial_pays(self, going: int) -> bool:
+        """Whether the steps that are left save more rows than the pass that is made twice has."""
+        left = len(self.climb.step_sizes) - self.taken
+        return (left - 1) * (len(self.rows) - going) > going
 
     def _without_others(self, staying: Tensor, at: Slope) -> Slope:  # [c] int64
         """The slope of a smaller batch, if no bit of it differs; else the batch stays as it is.
 
         A library may multiply few rows in another order than many.
         """
-        rows, here = self.rows, at.rows(staying)
+        rows = self.rows
         alone = self._slope(rows.point[staying], rows.label[staying])
-        for one, other in ((alone.logits, here.logits), (alone.gradient, here.gradient)):
-            if not torch.equal(one, other):
+        for name in ("value", "logits", "gradient"):
+            if not torch.equal(getattr(alone, name), getattr(at, name)[staying]):
                 return at
         self.rows = rows.take(staying)
         return alone
@@ -228,8 +235,6 @@ class _Run:
         """Score the last points of the runs that went to the end, and collect all results."""
         rows, climb = self.rows, self.climb
         if bool(rows.climbing.any()):
-            if climb.tolerance > 0.0:
-                rows = self.rows = rows.take(rows.climbing.nonzero()[:, 0])
             with torch.no_grad():
                 logits = self.forward(rows.point)
             self.forwards += len(rows)

@@ -15,7 +15,10 @@ IN_AN_OCTAVE = 4  # sizes, so that filling up adds less than a quarter
 
 
 def filled_size(rows: int, in_an_octave: int = IN_AN_OCTAVE) -> int:
-    """The smallest batch with so many rows of: up to 8 any, 10, 12, 14, 16, 20, 24, 28, 32, 40, ..."""
+    """The smallest size of a batch that holds so many rows.
+
+    By default sizes are all up to 8, and 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, ...
+    """
     octave = (rows - 1).bit_length() - 1  # above the power of two below so many rows
     spacing = max(1, (1 << max(0, octave)) // in_an_octave)
     return rows + -rows % spacing

@@ -27,7 +27,7 @@ AGREED = 0.2  # of the tolerance: how near to each other the two highest values 
 # Steps in full precision after runs in a lower one, times the radius, and how many runs make them.
 ENDED = 2
 LAST_STEPS = (0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
-EXACT_BYTES = 2  # times those of a lower precision are the activations of such a step
+EXACT_WEIGHT = 2  # activations of such a step, in units of one in a lower precision
 
 Manners = tuple[tuple[int, float], ...]
 Elsewhere = Callable[[Tensor, int], Tensor]  # rows [b] and a number from 1 on: points [b, *image]
@@ -135,7 +135,7 @@ class Climber:
             part = None if passed is None else passed[rows]
             return ascend(self.model.exact, ending.rows(rows), ball, last, floor=part)
 
-        return found.then(self._in_batches(len(ending), end, EXACT_BYTES)).best_of(kept)
+        return found.then(self._in_batches(len(ending), end, EXACT_WEIGHT)).best_of(kept)
 
     def _agreed(
         self,
@@ -235,7 +235,9 @@ class Climber:
                 norm=config.distance_norm,
             )
 
-        return found.then(self._in_batches(len(candidates), run))
+        exact = self.model.lowered and config.confidence is not None
+        weight = EXACT_WEIGHT if exact else 1
+        return found.then(self._in_batches(len(candidates), run, weight))
 
     def _rescored(self, found: Ascent) -> Ascent:
         """The same points with logits in full precision."""

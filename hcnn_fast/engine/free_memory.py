@@ -25,7 +25,7 @@ KEEP: Sizes = (*LEAVE, (MMAP_THRESHOLD, 1 << 30), (TRIM_THRESHOLD, (1 << 31) - 1
 RETURN: Sizes = ((MMAP_THRESHOLD, 4 << 20), (TRIM_THRESHOLD, 64 << 20))
 # Bytes by which one batch after another may make the process grow before what lies free between
 # blocks in use is handed back.
-SLACK = 16 << 20
+SLACK = 64 << 20
 CHOSEN_BY = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 _STATM = Path("/proc/self/statm")

@@ -23,7 +23,7 @@ ENVIRONMENT = "HCNN_FAST_CUDA_GRAPHS"
 # Activations that captured passes hold. A large pass keeps the GPU busy while the host launches it.
 LARGEST = 256 << 20  # bytes, of all sizes together
 FEWEST = 8  # rows; smaller batches are filled up to so many
-IN_AN_OCTAVE = 2  # sizes that are captured
+CAPTURED_IN_AN_OCTAVE = 2  # sizes
 WARM_UP = 3  # passes, so that libraries choose their algorithms before the capture
 WORTH = 8  # passes of one size after which the next ones are captured
 
@@ -47,7 +47,7 @@ def can_capture(device: torch.device) -> bool:
 
 def bucket_of(rows: int) -> int:
     """The smallest batch of 8, 12, 16, 24, 32, 48, ... rows that holds so many."""
-    return filled_size(max(rows, FEWEST), IN_AN_OCTAVE)
+    return filled_size(max(rows, FEWEST), CAPTURED_IN_AN_OCTAVE)
 
 
 class _Own(torch.autograd.Function):

@@ -185,7 +185,7 @@ class PreparedModel:
         self.plain = Passes(
             Compiled(self._fast) if compiled else self._fast,
             self._dtype,
-            few_sizes=few_sizes and not compiled,  # compiled code is that of all sizes
+            few_sizes=few_sizes and not compiled,  # one code serves batches of all sizes
             integers=self._dtype == torch.bfloat16
             and not compiled
             and image.device.type == "cpu"

@@ -74,6 +74,50 @@ def test_a_library_that_rounds_products_of_few_rows_otherwise_is_seen(
     assert few == 30 or min(passes) < max(passes)
 
 
+def row_by_row(model: torch.nn.Module, passes: list[int]) -> Forward:
+    """Logits whose bits cannot depend on other rows; notes how many rows asked for a gradient."""
+
+    def forward(z: Tensor) -> Tensor:
+        passes.append(len(z) if z.requires_grad else 0)
+        return torch.cat([model(row[None]) for row in z])
+
+    return forward
+
+
+def test_a_batch_gets_smaller_where_no_bit_depends_on_it() -> None:
+    model, passes = linear(), []
+    on, off = both(row_by_row(model, passes), Climb(kind="log_probability", step_sizes=CONSTANT))
+    assert any(a == b < 20 for a, b in itertools.pairwise(passes))  # tried, and stayed with
+    assert torch.equal(on.point, off.point)
+    assert on.backwards < off.backwards
+
+
+def test_a_gradient_that_rounds_otherwise_in_a_smaller_batch_is_seen() -> None:
+    model, passes = linear(), []
+    rows = row_by_row(model, passes)
+
+    def forward(z: Tensor) -> Tensor:
+        logits = rows(z)
+        if z.requires_grad and len(z) < 40:
+            logits.register_hook(lambda seed: seed * (1.0 + 1e-6))
+        return logits
+
+    climb = Climb(kind="log_probability", step_sizes=CONSTANT)
+    ascend(forward, *problem(8), climb)
+    tried = [size for size in passes if size < 40 and size > 0]
+    assert tried  # each once, and between them the whole batch
+    assert all(passes[at - 1] == 40 for at, size in enumerate(passes) if size in tried)
+
+
+def test_no_smaller_batch_is_tried_that_would_not_pay() -> None:
+    model, passes = linear(), []
+    climb = Climb(kind="log_probability", step_sizes=CONSTANT[:6])
+    ascend(row_by_row(model, passes), *problem(8), climb)
+    full = ascend(row_by_row(model, passes), *problem(8), replace(climb, may_stop=False))
+    assert bool((full.steps == 6).all())
+    assert sum(passes[: passes.index(0)]) <= full.backwards
+
+
 def test_a_run_ends_at_the_corner_that_a_linear_model_leads_to() -> None:
     on, off = both(linear(classes=2), Climb(kind="margin", step_sizes=CONSTANT), labels=2)
     assert int(on.steps.max()) <= 4  # two steps to the corner, one more by rounding, one that stays

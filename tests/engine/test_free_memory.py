@@ -142,7 +142,7 @@ def test_a_bound_on_memory_goes_before_speed(settings: list[tuple[int, int]]) ->
         ("returned", 64, 2, True, True),
         ("kept", 64, 2, False, False),
         ("kept", 64, 2, True, True),
-        ("kept", 6, 2, True, False),  # not much
+        ("kept", 16, 2, True, False),  # not much
     ],
 )
 def test_what_is_freed_goes_back_to_the_system(
