@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hcnn_fast import ops
 from hcnn_fast.engine.ball import Ball
 
 SAFETY = 3.0  # factor on the reach before a label is given up
@@ -26,10 +27,20 @@ def reach(
     index: Tensor,  # [B] int64
 ) -> Tensor:  # [B]
     """Largest gradient . (z - point) over the z of ball and bounds; 0 where that is NaN."""
-    x = ball.image[index]
-    up = (x + ball.radius).clamp_max_(ball.bounds[1]).sub_(point).mul_(gradient)
-    down = (x - ball.radius).clamp_min_(ball.bounds[0]).sub_(point).mul_(gradient)
-    return torch.maximum(up, down).flatten(1).sum(1).nan_to_num(nan=0.0).clamp_min(0.0)
+    corner = point.clone()
+    step_size = point.new_full((len(point),), 4.0 * ball.radius)  # leads out of the ball
+    ops.pgd_step_(
+        corner,
+        gradient,
+        ball.image,
+        index,
+        step_size,
+        radius=ball.radius,
+        bounds=ball.bounds,
+        backend=ball.backend,
+    )
+    within = corner.sub_(point).mul_(gradient).flatten(1).sum(1)
+    return within.nan_to_num(nan=0.0).clamp_min(0.0)
 
 
 def attainable(
