@@ -76,7 +76,7 @@ def test_the_shares_of_equal_naps_in_and_around_the_model_are_equal() -> None:
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_the_clock_sees_every_pass_of_a_search(config: hf.SearchConfig) -> None:
-    model, x = convolutional(), images(3)
+    model, x = convolutional(), images(2)  # 10 candidates, to which no row need be added
     clock = ModelClock(x.device)
     result = hf.search(ClockedModel(model, clock).eval(), x, config)
     assert clock.backwards == result.backwards
