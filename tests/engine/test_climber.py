@@ -164,6 +164,18 @@ def test_last_steps_are_made_of_half_as_many_rows(room: int, first: int, left: i
     assert chooser.batch == left
 
 
+def test_the_run_towards_the_image_is_made_of_half_as_many_rows_of_a_lowered_model() -> None:
+    """It is in full precision, whatever the first run was in."""
+    model = Scarce(8)
+    config = hf.SearchConfig.ncn(0.45, 0.6, steps=4)
+    label = torch.zeros(8, dtype=torch.int64)
+    ball = Ball(image=IMAGE, radius=0.45, bounds=(0.0, 1.0), backend="reference")
+    point = torch.linspace(0.1, 0.7, 8)[:, None, None, None]
+    candidates = Candidates(index=torch.zeros_like(label), label=label, point=point)
+    Climber(model, config, batch=8).climb(candidates, ball)  # type: ignore[arg-type]
+    assert set(model.asked) == {4}
+
+
 def test_points_elsewhere_are_starts_that_no_run_has() -> None:
     x = images(3)
     ball = Ball(image=x, radius=0.1, bounds=(0.0, 1.0), backend="reference")
