@@ -12,14 +12,16 @@ from torch import Tensor, nn
 
 from hcnn_fast.config import Precision
 from hcnn_fast.engine.batch_sizes import filled, filled_size
+from hcnn_fast.engine.captured_passes import CapturedPasses
 from hcnn_fast.engine.compilation import Compiled
 from hcnn_fast.engine.folding import fold_batch_norms
-from hcnn_fast.engine.graphs import CapturedPasses, can_capture
+from hcnn_fast.engine.graphs import can_capture
 from hcnn_fast.engine.im2col import use_im2col
 from hcnn_fast.engine.inputs import Classifier, as_logits
 from hcnn_fast.engine.layers import GreyConv2d, replace_grey_convolutions
 from hcnn_fast.engine.memory import in_batches, plan_batch_size
 from hcnn_fast.engine.rectifier import FEWEST_ROWS, IntegerRectifier
+from hcnn_fast.engine.slopes import Forward
 from hcnn_fast.engine.winograd import with_winograd_convolutions
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -140,7 +142,9 @@ class PreparedModel:
         is_copy: whether it stands apart from the caller's model.
         folded: BatchNorm layers that the layers before them compute as well.
         unfolded: why other BatchNorm layers are left, or None where none is.
-        plain: `fast`, but for as many backward passes as are wanted.
+        exact: logits [B, C] at z [B, *image] in the model's own precision.
+        plain: the same in the precision of the search.
+        fast: `plain`, for one backward pass each; so is `exact` where passes are captured.
         winograd: convolutions of `fast` that take a quarter of the products.
     """
 
@@ -181,7 +185,7 @@ class PreparedModel:
         self._fast = self._exact if lower is None else lower
         self._image = image[:1]
         few_sizes = self.is_copy and image.device.type == "cpu"
-        self._scoring = Passes(self._exact, None, few_sizes=few_sizes)
+        self.exact: Forward = Passes(self._exact, None, few_sizes=few_sizes)
         self.plain = Passes(
             Compiled(self._fast) if compiled else self._fast,
             self._dtype,
@@ -191,9 +195,11 @@ class PreparedModel:
             and image.device.type == "cpu"
             and native_bfloat16(image.device),
         )
-        self._captured: CapturedPasses | None = None
+        self.fast: Forward = self.plain
         if captured and self.is_copy and len(image) and can_capture(image.device):
-            self._captured = CapturedPasses(self.plain, self._image)
+            self.fast = CapturedPasses(self.plain, self._image)
+            if self.lowered:
+                self.exact = CapturedPasses(self.exact, self._image)
 
     @functools.cached_property
     def classes(self) -> int:
@@ -227,11 +233,3 @@ class PreparedModel:
         """The modules that stand for the caller's model."""
         both = {id(m): m for m in (self._exact, self._fast) if isinstance(m, nn.Module)}
         return nn.ModuleList(both.values())
-
-    def exact(self, z: Tensor) -> Tensor:
-        """Logits [B, C] at z [B, *image] in the model's own precision."""
-        return self._scoring(z)
-
-    def fast(self, z: Tensor) -> Tensor:
-        """Logits [B, C] at z [B, *image] in the precision of the search, for one backward pass."""
-        return self.plain(z) if self._captured is None else self._captured(z)

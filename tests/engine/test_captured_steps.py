@@ -1,0 +1,280 @@
+"""Captured steps: what an ascent finds by them is what it finds without.
+
+Where there is no GPU, replays are played by the host, which does their work on the same memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from tiny_classifiers import images
+from torch import Tensor, nn
+
+import hcnn_fast as hf
+from hcnn_fast import backends
+from hcnn_fast.engine import ascent, captured_steps, graphs, model, preparation
+from hcnn_fast.engine.ascent import ascend
+from hcnn_fast.engine.ball import Ball, Candidates
+from hcnn_fast.engine.captured_passes import CapturedPasses
+from hcnn_fast.engine.climb import Ascent, Climb
+from hcnn_fast.engine.late_flags import LateFlags
+
+SHAPE = (3, 8, 8)
+CONSTANT = (0.04,) * 12
+DECAY = tuple(0.1 * (1 - t / 12) for t in range(12))
+CLIMBS = {
+    "mcn": Climb(kind="log_probability", step_sizes=DECAY),
+    "mcn, exact stops": Climb(kind="log_probability", step_sizes=CONSTANT),
+    "mcn, momentum": Climb(kind="log_probability", step_sizes=DECAY, momentum=0.75),
+    "mcn, tolerance": Climb(kind="log_probability", step_sizes=CONSTANT, tolerance=0.01),
+    "hcnn": Climb(kind="probability", step_sizes=DECAY, distance_weight=0.5, norm="l2"),
+    "downhill": Climb(kind="margin", step_sizes=DECAY, momentum=0.5, downhill=True),
+    "entropy": Climb(kind="negative_entropy", step_sizes=DECAY, order=2.0),
+}
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.Softplus(), nn.Flatten(), nn.Linear(8 * 64, 5)
+    ).requires_grad_(False)
+
+
+@pytest.fixture(autouse=True)
+def captured_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "WORTH", 0)
+
+
+def problem(device: torch.device, count: int = 5, seed: int = 0) -> tuple[Candidates, Ball]:
+    x = images(count, SHAPE, seed=seed, dtype=torch.float64).to(device)
+    index = torch.arange(count, device=device).repeat_interleave(5)
+    candidates = Candidates(
+        index=index, label=torch.arange(5, device=device).repeat(count), point=x[index].clone()
+    )
+    backend = backends.resolve("auto", device.type)
+    return candidates, Ball(image=x, radius=0.1, bounds=(0.0, 1.0), backend=backend)
+
+
+def both(
+    device: torch.device, candidates: Candidates, ball: Ball, climb: Climb, **more: Any
+) -> tuple[Ascent, Ascent, CapturedPasses]:
+    """What is found by captured steps and without, and the captured ones."""
+    classifier = network().double().to(device)
+    passes = CapturedPasses(classifier, ball.image[:1])
+    found = ascend(passes, candidates, ball, climb, **more)
+    return found, ascend(classifier, candidates, ball, climb, **more), passes
+
+
+def assert_same(found: Ascent, expected: Ascent) -> None:
+    for name in ("point", "value", "logits"):
+        got, wanted = getattr(found, name), getattr(expected, name)
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-9)
+    assert torch.equal(found.steps, expected.steps)
+
+
+@pytest.mark.parametrize("climb", CLIMBS.values(), ids=list(CLIMBS))
+def test_an_ascent_by_captured_steps_finds_the_same(climb: Climb, device: torch.device) -> None:
+    found, expected, passes = both(device, *problem(device), climb)
+    assert_same(found, expected)
+    assert passes.steps.captures.refused is None
+    assert passes.steps.captures.kept
+    assert (found.forwards, found.backwards) == (expected.forwards, expected.backwards)
+
+
+def test_paces_floors_and_known_slopes_are_laid_in_too(device: torch.device) -> None:
+    candidates, ball = problem(device)
+    pace = torch.linspace(0.5, 2.0, len(candidates), dtype=torch.float64, device=device)
+    candidates = replace(candidates, pace=pace)
+    floor = torch.linspace(0.0, 0.9, len(candidates), dtype=torch.float64, device=device)
+    found, expected, passes = both(device, candidates, ball, CLIMBS["mcn, tolerance"], floor=floor)
+    assert_same(found, expected)
+    assert len(set(expected.steps.tolist())) > 2
+    assert len(passes.steps.captures.kept) > 1  # batches of several sizes
+
+
+def test_steps_are_captured_once_for_each_size_and_kind(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    captured = captured_steps.graph_of
+
+    def counted(work: Any, device: torch.device) -> Any:
+        made.append(1)
+        return captured(work, device)
+
+    monkeypatch.setattr(captured_steps, "graph_of", counted)
+    candidates, ball = problem(device)
+    up = "mcn, momentum"  # no run leaves the batch
+    classifier = network().double().to(device)
+    passes = CapturedPasses(classifier, ball.image[:1])
+    for rows, climb in ((25, up), (24, up), (25, up), (17, up), (25, "downhill")):
+        some, plain = candidates.rows(slice(0, rows)), CLIMBS[climb]
+        found = ascend(passes, some, ball, plain)
+        assert_same(found, ascend(classifier, some, ball, plain))
+    # Batches of 32 and 24 going uphill, and of 32 going down.
+    assert len(made) == 3
+
+
+def test_rows_that_lay_there_before_are_nobodys(device: torch.device) -> None:
+    classifier = network().double().to(device)
+    candidates, ball = problem(device)
+    passes = CapturedPasses(classifier, ball.image[:1])
+    for climb in (CLIMBS["mcn, exact stops"], CLIMBS["mcn, momentum"], CLIMBS["hcnn"]):
+        ascend(passes, candidates, ball, climb)
+        others, elsewhere = problem(device, seed=1)
+        for rows in (torch.arange(25), torch.tensor([20, 3, 3, 9] * 5)):  # both are filled up
+            some = others.rows(rows.to(device))
+            found = ascend(passes, some, elsewhere, climb)
+            assert_same(found, ascend(classifier, some, elsewhere, climb))
+
+
+class Late(LateFlags):
+    """A CPU that answers as late as a GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self.every = 2
+        self.asked: Tensor | None = None
+
+    def exchange(self, flags: Tensor) -> Tensor | None:
+        asked, self.asked = self.asked, flags.cpu()
+        return asked
+
+    def forget(self) -> None:
+        self.asked = None
+
+
+@pytest.mark.parametrize("name", ["mcn", "mcn, exact stops", "mcn, tolerance"])
+def test_runs_that_end_later_than_they_could_find_as_much(
+    name: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidates, ball = problem(device)
+    climb = replace(CLIMBS[name], step_sizes=CONSTANT * 3)
+    classifier = network().double().to(device)
+    expected = ascend(classifier, candidates, ball, climb)
+    full = ascend(classifier, candidates, ball, replace(climb, tolerance=0.0, may_stop=False))
+    monkeypatch.setattr(ascent, "LateFlags", Late)
+    for forward in (classifier, CapturedPasses(classifier, ball.image[:1])):
+        late = ascend(forward, candidates, ball, climb)
+        assert bool((late.steps >= expected.steps).all())
+        assert bool((late.steps < full.steps).any())
+        assert bool((late.value >= expected.value - 1e-9).all())
+        if climb.tolerance == 0.0:
+            torch.testing.assert_close(late.point, full.point, rtol=0, atol=1e-9)
+            torch.testing.assert_close(late.logits, full.logits, rtol=0, atol=1e-9)
+
+
+def test_a_point_without_a_value_keeps_no_logits_of_another(device: torch.device) -> None:
+    """A search refuses such logits; those of rows that lay there before would pass."""
+    classifier = network().double().to(device)
+
+    def forward(z: Tensor) -> Tensor:
+        logits: Tensor = classifier(z)
+        return logits * torch.where(z.flatten(1).amax(1) > 1.5, torch.nan, 1.0)[:, None]
+
+    candidates, ball = problem(device)
+    ball = replace(ball, bounds=(0.0, 3.0))
+    passes = CapturedPasses(forward, ball.image[:1])
+    # The comparison's points may lie where the model has no value.
+    passes.steps._image = ball.image[:1] * 0.0
+    climb = CLIMBS["mcn, momentum"]
+    assert bool(ascend(passes, candidates, ball, climb).logits.isfinite().all())
+    high = replace(ball, image=ball.image + 2.0)
+    found = ascend(passes, candidates.at(candidates.point + 2.0), high, climb)
+    assert passes.steps.captures.refused is None
+    assert bool(found.logits.isnan().all())
+
+
+def test_a_step_whose_replay_answers_otherwise_is_not_taken(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captured = captured_steps.graph_of
+
+    def deaf(work: Any, device: torch.device) -> Any:
+        captured(work, device)
+        return lambda: None
+
+    monkeypatch.setattr(captured_steps, "graph_of", deaf)
+    found, expected, passes = both(device, *problem(device), CLIMBS["mcn, momentum"])
+    assert_same(found, expected)
+    assert (
+        passes.steps.captures.refused == "RuntimeError: a replay gives other values than the model"
+    )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+def test_a_capture_uses_up_no_random_numbers() -> None:
+    class Draws(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside = network()
+
+        def forward(self, x: Tensor) -> Tensor:
+            torch.rand(1, device=x.device)  # which do not matter
+            answer: Tensor = self.inside(x)
+            return answer
+
+    device = torch.device("cuda")
+    candidates, ball = problem(device)
+    passes = CapturedPasses(Draws().double().to(device), ball.image[:1])
+    before = torch.get_rng_state(), torch.cuda.get_rng_state()
+    rows = ascent.Rows.of(candidates, ball, CLIMBS["mcn"], None)
+    assert passes.steps.of(rows, ball, CLIMBS["mcn"]) is not None
+    leaf = candidates.point.clone().requires_grad_()
+    passes(leaf)
+    assert passes.captures.kept
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert torch.equal(torch.cuda.get_rng_state(), before[1])
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 1e-3])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_search_by_captured_steps_equals_one_without(
+    tolerance: float, precision: Any, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier, x = network().to(device), images(7, SHAPE).to(device)
+    config = hf.SearchConfig.mcn(
+        0.05, steps=12, momentum=0.0, tolerance=tolerance, precision=precision
+    )
+    with monkeypatch.context() as without:
+        without.setattr(model, "can_capture", lambda device: False)
+        expected = hf.search(classifier, x, config)
+    preparation._kept.clear()
+    first, second = (hf.search(classifier, x, config) for _ in range(2))
+    (kept,) = preparation._kept.values()
+    for passes in (kept.prepared.fast, kept.prepared.exact)[: 1 + kept.prepared.lowered]:
+        assert isinstance(passes, CapturedPasses)
+        assert passes.steps.captures.kept or (passes is kept.prepared.exact and tolerance == 0.0)
+    for got in (first, second):
+        assert torch.equal(got.label, expected.label)
+        torch.testing.assert_close(got.value, expected.value, rtol=0, atol=2e-3)
+
+
+def test_a_search_within_a_budget_keeps_no_captured_passes(device: torch.device) -> None:
+    classifier, x = network().to(device), images(7, SHAPE).to(device)
+    config = hf.SearchConfig.mcn(0.05, steps=12, memory_budget=2**30)
+    hf.search(classifier, x, config)
+    (kept,) = preparation._kept.values()
+    assert kept.prepared.fast is kept.prepared.plain
+
+
+def test_weights_that_change_are_captured_again(
+    device: torch.device,
+) -> None:
+    classifier, x = network().to(device), images(4, SHAPE).to(device)
+    config = hf.SearchConfig.mcn(0.05, steps=12)
+    captured = []
+    for _ in range(2):
+        got, expected = hf.search(classifier, x, config), hf.reference.search(classifier, x, config)
+        assert torch.equal(got.label, expected.label)
+        torch.testing.assert_close(got.value, expected.value, rtol=0, atol=1e-4)
+        (kept,) = preparation._kept.values()
+        captured.append(kept.prepared.fast)
+        assert isinstance(captured[-1], CapturedPasses)
+        assert captured[-1].steps.captures.kept
+        with torch.no_grad():
+            classifier[3].weight.neg_()
+    assert captured[0] is not captured[1]
