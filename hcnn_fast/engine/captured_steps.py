@@ -36,12 +36,8 @@ class CapturedStep:
 
     def _work(self) -> None:
         rows, ball, climb = self._rows, self._ball, self._climb
-        held = rows.best_logits
-        assert held is not None
         at = slope(self._forward, rows.point, rows.label, climb.kind, climb.order, ball.backend)
         near = step(rows, at, ball, climb)
-        assert rows.best_logits is not None
-        rows.best_logits = held.copy_(rows.best_logits)
         if self._near is not None and near is not None:
             self._near.copy_(near)
         self._slope = at

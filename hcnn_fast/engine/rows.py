@@ -122,10 +122,10 @@ class Rows:
         """Keep the logits of the points that are the best so far; returns the points' scores."""
         score = value if self.away is None else value - climb.distance_weight * self.away
         if self.best_logits is None:
-            self.best_logits = logits
+            self.best_logits = logits.clone()
         else:
             better = (score > self.best_value)[:, None]
-            self.best_logits = torch.where(better, logits, self.best_logits)
+            torch.where(better, logits, self.best_logits, out=self.best_logits)
         return score
 
 

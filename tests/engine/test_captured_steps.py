@@ -131,6 +131,24 @@ def test_rows_that_lay_there_before_are_nobodys(device: torch.device) -> None:
             assert_same(found, ascend(classifier, some, elsewhere, climb))
 
 
+def test_steps_go_on_by_the_graph_after_one_that_tried_a_smaller_batch(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def refused(self: Any, staying: Tensor, at: Any) -> Any:
+        tried.append(len(staying))
+        return at
+
+    monkeypatch.setattr(ascent._Run, "_without_others", refused)
+    candidates, ball = problem(device)
+    climb = replace(CLIMBS["mcn, exact stops"], step_sizes=CONSTANT * 3)
+    found, expected, passes = both(device, candidates, ball, climb)
+    assert_same(found, expected)
+    assert tried
+    torch.testing.assert_close(found.logits, passes(found.point), rtol=0, atol=1e-9)
+
+
 class Late(LateFlags):
     """A CPU that answers as late as a GPU."""
 
