@@ -58,9 +58,9 @@ class _Run:
 
     def __init__(self, forward: Forward, rows: Rows, ball: Ball, climb: Climb) -> None:
         self.forward, self.rows, self.ball, self.climb = forward, rows, ball, climb
-        self.id = torch.arange(len(rows))  # where each row's result belongs
+        self.id = torch.arange(len(rows), device="cpu")  # where each row's result belongs
         # A run that has ended may stay in the batch for a while.
-        self.climbing = torch.ones(len(rows), dtype=torch.bool)
+        self.climbing = torch.ones(len(rows), dtype=torch.bool, device="cpu")
         self.gathered = 0.0  # sum of the weights of the gradients in the momentum buffer
         self.taken = 0  # steps
         self.flags = LateFlags(rows.point.device)
@@ -115,17 +115,8 @@ class _Run:
 
     def goes_on(self) -> bool:
         """Whether a run still climbs; records those that end here, and shrinks the batch."""
-        rows, ended = self.rows, self.near
-        if rows.motion is not None:
-            rests = rows.motion != MOVED
-            ended = rests if ended is None else ended | rests
-        if ended is None or self.taken % self.flags.every:
-            return True
-        known = self.flags.exchange(ended)
-        if known is None:
-            return True
-        now = known & self.climbing
-        if not bool(now.any()):
+        now = self._ended()
+        if now is None or not bool(now.any()):
             return True
         self._record(now)
         self.climbing &= ~now
@@ -135,14 +126,25 @@ class _Run:
             if self.climb.tolerance > 0.0:
                 self.fewest = going
                 self._shrink(staying)
-            elif self._trial_pays(going):
+            elif self.captured is None and self._trial_pays(going):
                 self.fewest = going
                 self.staying = staying
         return going > 0
 
+    def _ended(self) -> Tensor | None:  # [b] bool, on the host
+        """Runs that are known to have ended since the last time; None where nothing is known."""
+        rests, near = self.rows.motion, self.near
+        if self.taken % self.flags.every or (rests is None and near is None):
+            return None
+        if rests is not None:
+            near = rests != MOVED if near is None else near | (rests != MOVED)
+        assert near is not None
+        known = self.flags.exchange(near)
+        return None if known is None else known & self.climbing
+
     def _shrink(self, staying: Tensor) -> None:  # [c] int64
         """Leave the other rows behind."""
-        self.rows = self.rows.take(staying.to(self.rows.point.device))
+        self.rows = self.rows.take(staying.to(self.rows.point.device, non_blocking=True))
         self.id, self.climbing = self.id[staying], self.climbing[staying]
         self.captured = None
         self.flags.forget()
@@ -157,7 +159,7 @@ class _Run:
 
         A library may multiply few rows in another order than many.
         """
-        rows, which = self.rows, staying.to(at.value.device)
+        rows, which = self.rows, staying.to(at.value.device, non_blocking=True)
         alone = self._slope(rows.point[which], rows.label[which])
         for name in ("value", "logits", "gradient"):
             if not torch.equal(getattr(alone, name), getattr(at, name)[which]):
@@ -196,8 +198,9 @@ class _Run:
         if self.logits is None:
             self.logits = rows.best_logits.new_empty((len(self.point), rows.best_logits.shape[1]))
         device = self.point.device
-        row, home = which.nonzero()[:, 0].to(device), self.id[which].to(device)
+        row = which.nonzero()[:, 0].to(device, non_blocking=True)
+        home = self.id[which].to(device, non_blocking=True)
         self.point[home] = rows.best[row]
         self.value[home] = rows.best_value[row]
         self.logits[home] = rows.best_logits[row]
-        self.steps[home] = self.taken
+        self.steps.index_fill_(0, home, self.taken)

@@ -25,6 +25,7 @@ from hcnn_fast.engine.slopes import Forward
 # Activations that the captured passes of a model in one precision hold, and captured steps as much.
 # A large pass keeps the GPU busy while the host launches it.
 LARGEST = 256 << 20  # bytes, of all sizes together
+POINTS_OF_A_ROW = 6  # point, best, centre, gradient, momentum buffer, the point before
 
 
 class _Own(torch.autograd.Function):
@@ -85,7 +86,9 @@ class CapturedPasses:
     @cached_property
     def most(self) -> int:
         """Rows of all batches that are captured, at most."""
-        return LARGEST // max(1, sum(activation_bytes(self._forward, self._image)))
+        point = self._image.numel() * self._image.element_size()
+        kept = sum(activation_bytes(self._forward, self._image)) + POINTS_OF_A_ROW * point
+        return LARGEST // max(1, kept)
 
     @cached_property
     def steps(self) -> CapturedSteps:
@@ -101,7 +104,7 @@ class CapturedPasses:
         points = self._image.repeat(size, *(1,) * (self._image.dim() - 1))
         sample = points.requires_grad_()  # what every replay reads
         replay: Any = make_graphed_callables(
-            self._forward, (sample,), num_warmup_iters=WARM_UP, **MODE
+            self._forward, (sample,), num_warmup_iters=WARM_UP, capture_error_mode=MODE
         )
         for points in noise_around(self._image, size):
             expected, found = (

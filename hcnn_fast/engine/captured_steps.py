@@ -27,8 +27,8 @@ class CapturedStep:
 
     def __init__(self, forward: Forward, ball: Ball, climb: Climb, rows: Rows) -> None:
         self._forward, self._ball, self._climb, self._rows = forward, ball, climb, rows
-        self._slope: Slope | None = None  # that the last step went along
-        self._near = None
+        self._slope: Slope | None = None  # of the last step, in memory that each one overwrites
+        self._near: Tensor | None = None
         if climb.tolerance > 0.0:
             self._near = torch.zeros(len(rows), dtype=torch.bool, device=rows.point.device)
         self._used = len(rows)
@@ -38,7 +38,8 @@ class CapturedStep:
         rows, ball, climb = self._rows, self._ball, self._climb
         at = slope(self._forward, rows.point, rows.label, climb.kind, climb.order, ball.backend)
         near = step(rows, at, ball, climb)
-        if self._near is not None and near is not None:
+        if near is not None:
+            assert self._near is not None
             self._near.copy_(near)
         self._slope = at
 
@@ -64,20 +65,31 @@ class CapturedStep:
         return None if self._near is None else self._near[: self._used]
 
     def check(self, points: Tensor) -> None:  # [size, *image]
-        """Compare a replay's slopes at some points with those of the model.
+        """Compare a replay from some points with a step that is made as ever.
+
+        Moves go by the signs of gradients, which may be nearly 0; all else is compared.
 
         Raises:
             RuntimeError: they differ.
         """
-        rows, climb = self._rows, self._climb
+        rows, ball, climb = self._rows, self._ball, self._climb
         rows.point.copy_(points)
-        expected = slope(
-            self._forward, points, rows.label, climb.kind, climb.order, self._ball.backend
-        )
+        rows.best_value.fill_(-math.inf)
+        other = rows.map(torch.Tensor.clone)
+        at = slope(self._forward, other.point, other.label, climb.kind, climb.order, ball.backend)
+        step(other, at, ball, climb)
         self._replay()
         assert self._slope is not None
         for name in ("value", "gradient", "logits"):
-            check_alike(getattr(self._slope, name), getattr(expected, name))
+            check_alike(getattr(self._slope, name), getattr(at, name))
+        for found, expected in (
+            (rows.best, other.best),
+            (rows.best_value, other.best_value),
+            (rows.best_logits, other.best_logits),
+            (rows.buffer, other.buffer),
+        ):
+            if found is not None and expected is not None:
+                check_alike(found, expected)
 
 
 class CapturedSteps:
@@ -128,9 +140,9 @@ class CapturedSteps:
 
         rows = like.map(room)
         rows.index = torch.arange(size, device=like.index.device)
-        rows.best_value.fill_(-math.inf)
         with torch.no_grad():
             rows.best_logits = self._forward(rows.point).clone()
+        rows.label.copy_(rows.index % rows.best_logits.shape[1])
         centre = room(ball.image)
         captured = CapturedStep(self._forward, replace(ball, image=centre), climb, rows)
         for points in noise_around(self._image, size):

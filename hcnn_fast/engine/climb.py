@@ -27,6 +27,7 @@ class Climb:
         downhill: go down the objective instead of up; the score is then its negative.
         tolerance: probability that may be given up to stop early, for kind "log_probability"; 0:
             a run stops only where no further step can change its result.
+        share: of the tolerance that may be in reach when a run stops.
         may_stop: whether runs may end early and leave the batch; not where the model is asked for
             as many rows as there are candidates.
     """
@@ -39,6 +40,7 @@ class Climb:
     norm: Norm = "linf"
     downhill: bool = False
     tolerance: float = 0.0
+    share: float = 0.5
     may_stop: bool = True
 
     @property

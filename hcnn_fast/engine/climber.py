@@ -22,8 +22,9 @@ from hcnn_fast.engine.slopes import Slope, objective
 # last of the first opinions in a lower precision only, where a run costs less.
 FIRST = (0, 1.0)
 OPINIONS = ((0, 0.7), (1, 1.0), (2, 2.0))
-FURTHER_OPINIONS = ((0, 2.0), (0, 3.0), (3, 1.0), (4, 1.0), (5, 2.0))
-AGREED = 0.2  # of the tolerance: how near to each other the two highest values have to be
+FURTHER_OPINIONS = ((3, 1.0), (4, 1.0), (5, 2.0))
+AGREED = 0.15  # of the tolerance: how near to each other the two highest values have to be
+LOWER_SHARE = 1.5  # of the tolerance that may be in reach where last steps in full precision follow
 # Steps in full precision after runs in a lower one, times the radius, and how many runs make them.
 ENDED = 2
 LAST_STEPS = (0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
@@ -100,19 +101,21 @@ class Climber:
         where a gradient is nearly 0, the lower one gets its sign wrong.
         """
         climb = self.first
+        ends = self.model.lowered and climb.tolerance > 0.0
+        lower = replace(climb, share=LOWER_SHARE) if ends else climb
 
         def run(rows: slice) -> Ascent:
             return ascend(
                 self.model.fast,
                 candidates.rows(rows),
                 ball,
-                climb,
+                lower,
                 first=None if first is None else first.rows(rows),
                 floor=None if floor is None else floor[rows],
             )
 
         found = self._in_batches(len(candidates), run)
-        if not self.model.lowered or climb.tolerance == 0.0:
+        if not ends:
             return found.best_of(runs)
         kept = min(runs, ENDED)
         if kept < runs:  # values in the lower precision are not exact enough to choose by

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 import os
@@ -14,8 +13,8 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
-from torch.cuda import make_graphed_callables
 
+from hcnn_fast.backends import float32_products
 from hcnn_fast.engine.batch_sizes import filled_size
 
 ENVIRONMENT = "HCNN_FAST_CUDA_GRAPHS"
@@ -23,13 +22,10 @@ FEWEST = 8  # rows; smaller batches are filled up to so many
 CAPTURED_IN_AN_OCTAVE = 2  # sizes
 WARM_UP = 3  # passes, so that libraries choose their algorithms before the capture
 WORTH = 8  # times that something is done before it is captured
+GRAPHS = 64  # of passes or of steps that are kept at most
+IDLE = 1000  # requests for others after which a graph may make room for another
 
-# Other threads may go on allocating where torch lets a capture be of one thread.
-MODE: dict[str, Any] = (
-    {"capture_error_mode": "thread_local"}
-    if "capture_error_mode" in inspect.signature(make_graphed_callables).parameters
-    else {}
-)
+MODE = "thread_local"  # of a capture: other threads may go on allocating
 _capturing = threading.Lock()
 _log = logging.getLogger("hcnn_fast")
 
@@ -50,7 +46,11 @@ def bucket_of(rows: int) -> int:
 
 
 def graph_of(work: Callable[[], None], device: torch.device) -> Callable[[], object]:
-    """What does the same work again on the same memory, launched as one."""
+    """What does the same work again on the same memory, launched as one.
+
+    cuBLAS keeps a workspace for every stream. One that was made for another graph would go with
+    that one, and one that the warm-up made with the stream: each graph gets its own.
+    """
     current = torch.cuda.current_stream(device)
     aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's
     aside.wait_stream(current)
@@ -58,8 +58,9 @@ def graph_of(work: Callable[[], None], device: torch.device) -> Callable[[], obj
         for _ in range(WARM_UP):
             work()
     current.wait_stream(aside)
+    torch._C._cuda_clearCublasWorkspaces()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, **MODE):
+    with torch.cuda.graph(graph, stream=aside, capture_error_mode=MODE):
         work()
     return graph.replay
 
@@ -69,10 +70,10 @@ def noise_around(
     rows: int,
 ) -> list[Tensor]:  # [rows, *image]
     """Points to compare a replay at with what it stands for; no two images are the same."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     scale = float(image.abs().amax().clamp_min(1.0))
     shape = (rows, *image.shape[1:])
-    noise = (torch.rand(shape, generator=generator).to(image) for _ in range(3))
+    noise = (torch.rand(shape, generator=generator, device="cpu").to(image) for _ in range(3))
     return [image + scale * each for each in noise]
 
 
@@ -90,8 +91,9 @@ def check_alike(found: Tensor, expected: Tensor) -> None:
 class Captures(Generic[Captured]):
     """What has been captured so far, by what tells it apart.
 
-    Something is captured when it has come up often, as long as there is room. After a capture that
-    fails, or whose replay answers otherwise, there are none any more.
+    Something is captured when it has come up often, as long as there is room; what nobody has asked
+    for in a while makes some. After a capture that fails, or whose replay answers otherwise, there
+    are none any more. Switches of the process that products depend on tell captures apart as well.
 
     Args:
         device: what the captured work runs on.
@@ -99,12 +101,15 @@ class Captures(Generic[Captured]):
 
     Attributes:
         refused: why nothing is captured any more, or None.
-        kept: what is captured, with its rows.
+        kept: what is captured.
     """
 
     def __init__(self, device: torch.device, what: str) -> None:
         self.refused: str | None = None
-        self.kept: dict[Hashable, tuple[int, Captured]] = {}
+        self.kept: dict[Hashable, Captured] = {}
+        self._rows: dict[Hashable, int] = {}  # of what is kept
+        self._last: dict[Hashable, int] = {}  # request for it
+        self._requests = 0
         self._device, self._what = device, what
         self._seen: Counter[Hashable] = Counter()
         self._stream: Any = None  # of the last replay
@@ -120,24 +125,37 @@ class Captures(Generic[Captured]):
             most: rows of all batches together that there is room for.
             capture: captures and checks it; what that draws and where it runs is undone.
         """
-        if self.refused is not None:
+        if self.refused is not None or rows > most:
             return None
+        key = (key, _switches())
+        self._requests += 1
         if key not in self.kept:
-            if rows + sum(size for size, _ in self.kept.values()) > most:
-                return None
             self._seen[key] += 1
-            if self._seen[key] <= WORTH:
+            if self._seen[key] <= WORTH or not self._has_room(rows, most):
                 return None
             try:
                 with _one_capture(self._device):
-                    self.kept[key] = rows, capture()
+                    self.kept[key] = capture()
             except Exception as error:
                 self.refused = f"{type(error).__name__}: {error}".splitlines()[0]
                 self.kept.clear()
                 _log.info("%s are not captured as CUDA graphs: %s", self._what, self.refused)
                 return None
+            self._rows[key] = rows
+        self._last[key] = self._requests
         self._wait_for_others()
-        return self.kept[key][1]
+        return self.kept[key]
+
+    def _has_room(self, rows: int, most: int) -> bool:
+        """Whether one more can be kept, without those that nobody has asked for in a while."""
+
+        def is_full() -> bool:
+            return len(self.kept) >= GRAPHS or rows + sum(self._rows.values()) > most
+
+        if is_full():
+            for key in [k for k in self.kept if self._last[k] < self._requests - IDLE]:
+                del self.kept[key], self._rows[key], self._last[key], self._seen[key]
+        return not is_full()
 
     def _wait_for_others(self) -> None:
         """All replays use the same memory: one on another stream has to be over."""
@@ -153,9 +171,17 @@ def _one_capture(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    stream = torch.cuda.current_stream(device)
-    try:
-        with _capturing, torch.cuda.device(device), torch.random.fork_rng([device]):
+    with _capturing, torch.cuda.device(device), torch.random.fork_rng([device]):
+        stream = torch.cuda.current_stream(device)
+        torch._C._cuda_clearCublasWorkspaces()
+        try:
             yield
-    finally:
-        torch.cuda.set_stream(stream)  # a capture that fails may leave another one current
+        finally:
+            torch.cuda.set_stream(stream)  # a capture that fails may leave another one current
+            torch._C._cuda_clearCublasWorkspaces()
+
+
+def _switches() -> tuple[object, ...]:
+    """What the process has set that a graph would hold for ever."""
+    products = float32_products()
+    return (*products.values(), torch.are_deterministic_algorithms_enabled())

@@ -15,8 +15,7 @@ from torch import Tensor
 from hcnn_fast import ops
 from hcnn_fast.engine.ball import Ball
 
-SAFETY = 3.0  # factor on the reach before a label is given up
-SHARE = 0.5  # of the tolerance may be in reach when a run stops
+SAFETY = 7.0  # factor on the reach before a label is given up
 UNSEEN = 5.0  # times the likeliest labels' reach is assumed of a label not looked at
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ASK_A_GPU = 4  # steps between two questions
+ASK_A_GPU = 2  # steps between two questions
 
 
 class LateFlags:
@@ -32,7 +32,10 @@ class LateFlags:
         self,
         flags: Tensor,  # [b] bool
     ) -> Tensor | None:  # [b] bool, on the host
-        """Ask for these flags; gives those asked for before, or None where nothing was."""
+        """Ask for these flags; gives those asked for before, or None where nothing was.
+
+        Both are flags of the same rows, unless `forget` is told in between.
+        """
         if not self._late:
             return flags.cpu()
         earlier, self._sent = self._sent, self._send(flags)
@@ -48,7 +51,7 @@ class LateFlags:
 
     @staticmethod
     def _send(flags: Tensor) -> tuple[Tensor, Any]:
-        arriving = torch.empty(flags.shape, dtype=flags.dtype, pin_memory=True)
+        arriving = torch.empty(flags.shape, dtype=flags.dtype, device="cpu", pin_memory=True)
         arriving.copy_(flags, non_blocking=True)
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's
         event.record(torch.cuda.current_stream(flags.device))

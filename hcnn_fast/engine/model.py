@@ -144,7 +144,7 @@ class PreparedModel:
         unfolded: why other BatchNorm layers are left, or None where none is.
         exact: logits [B, C] at z [B, *image] in the model's own precision.
         plain: the same in the precision of the search.
-        fast: `plain`, for one backward pass each; so is `exact` where passes are captured.
+        fast: `plain`, for one backward pass each. So is `exact` where passes are captured.
         winograd: convolutions of `fast` that take a quarter of the products.
     """
 
@@ -198,8 +198,7 @@ class PreparedModel:
         self.fast: Forward = self.plain
         if captured and self.is_copy and len(image) and can_capture(image.device):
             self.fast = CapturedPasses(self.plain, self._image)
-            if self.lowered:
-                self.exact = CapturedPasses(self.exact, self._image)
+            self.exact = CapturedPasses(self.exact, self._image)
 
     @functools.cached_property
     def classes(self) -> int:

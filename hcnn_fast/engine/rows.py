@@ -13,7 +13,7 @@ from torch import Tensor
 from hcnn_fast import ops
 from hcnn_fast.engine.ball import Ball, Candidates, distance
 from hcnn_fast.engine.climb import Climb
-from hcnn_fast.engine.headroom import SAFETY, SHARE, attainable, reach
+from hcnn_fast.engine.headroom import SAFETY, attainable, reach
 from hcnn_fast.engine.slopes import Slope
 
 
@@ -168,7 +168,7 @@ def _near_the_top(rows: Rows, at: Slope, ball: Ball, climb: Climb) -> Tensor:  #
     """Whether too little is in reach from here to go on; see `engine.headroom`."""
     within = reach(rows.point, at.gradient, ball, rows.index)
     # Compared with the point's own value, which has rounded as what is attainable from it.
-    near = attainable(at.value, within) <= at.value.exp() + SHARE * climb.tolerance
+    near = attainable(at.value, within) <= at.value.exp() + climb.share * climb.tolerance
     if rows.floor is not None:
         near |= attainable(at.value, within, SAFETY) <= rows.floor + climb.tolerance
     return near

@@ -185,6 +185,19 @@ def test_a_floor_out_of_reach_ends_a_run_at_once_and_one_below_does_not() -> Non
     assert torch.equal(low.point, free.point)
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 1.5, 5.0])
+def test_no_more_than_the_share_of_the_tolerance_is_left_on_a_linear_model(share: float) -> None:
+    candidates, ball = problem(8)
+    model = linear()
+    climb = Climb(kind="log_probability", step_sizes=(0.01,) * 30, tolerance=0.02, share=share)
+    found = ascend(model, candidates, ball, climb)
+    best = ascend(model, candidates, ball, replace(climb, tolerance=0.0))
+    left = best.value.exp() - found.value.exp()
+    assert float(left.max()) <= share * climb.tolerance + 1e-6
+    assert float(left.max()) > 0.1 * share * climb.tolerance
+    assert bool((found.steps < best.steps).any())
+
+
 @pytest.mark.parametrize("tolerance", [0.0, 1e-3])
 def test_a_run_of_another_pace_takes_steps_that_are_longer_or_shorter(tolerance: float) -> None:
     model = convolutional(dtype=torch.float64)

@@ -7,7 +7,15 @@ import torch
 from tiny_classifiers import images
 
 from hcnn_fast.engine import graphs
-from hcnn_fast.engine.graphs import WORTH, Captures, bucket_of, check_alike, noise_around
+from hcnn_fast.engine.graphs import (
+    GRAPHS,
+    IDLE,
+    WORTH,
+    Captures,
+    bucket_of,
+    check_alike,
+    noise_around,
+)
 
 
 @pytest.mark.parametrize(
@@ -61,6 +69,29 @@ def test_what_comes_up_often_is_captured_while_there_is_room() -> None:
         assert get("c", 1) is None  # 20 rows are taken
     assert get("a", 12) == "A"
     assert made == ["a", "b"]
+    assert get("d", 21) is None
+    for _ in range(IDLE):
+        get("a", 12)
+    assert get("c", 1) == "C"  # nobody has asked for b in a while
+    assert get("b", 8) is None
+    assert get("a", 12) == "A"
+
+
+def test_no_more_graphs_are_kept_than_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "WORTH", 0)
+    captures: Captures[int] = Captures(torch.device("cpu"), "passes")
+    got = [captures.get(key, 1, 10**6, lambda key=key: key) for key in range(GRAPHS + 1)]
+    assert got == [*range(GRAPHS), None]
+
+
+def test_a_switch_of_the_process_tells_captures_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "WORTH", 0)
+    captures: Captures[str] = Captures(torch.device("cpu"), "passes")
+    assert captures.get("a", 1, 10, lambda: "exact") == "exact"
+    with monkeypatch.context() as switched:
+        switched.setattr(graphs, "float32_products", lambda: {"matrices": "other"})
+        assert captures.get("a", 1, 10, lambda: "fast") == "fast"
+    assert captures.get("a", 1, 10, lambda: "new") == "exact"
 
 
 def test_after_a_capture_that_fails_there_are_none(caplog: pytest.LogCaptureFixture) -> None:
