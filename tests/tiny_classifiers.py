@@ -56,6 +56,16 @@ def convolutional(
     return network.to(dtype).eval()
 
 
+def smooth(classes: int = 5) -> nn.Module:
+    """Convolution, softplus and linear layer with frozen weights; for images [3, 8, 8]."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.Softplus(), nn.Flatten(), nn.Linear(512, classes)
+        )
+    return network.requires_grad_(False)
+
+
 def telling_apart(x: Tensor) -> nn.Module:
     """The convolutional classifier with logits of mean 0 over these images: all classes occur."""
     model = convolutional(dtype=x.dtype)

@@ -65,6 +65,8 @@ class _Run:
         self.taken = 0  # steps
         self.flags = LateFlags(rows.point.device)
         self.captured: CapturedStep | None = None  # what the rows lie in, if they do
+        self.captures = forward.steps if isinstance(forward, CapturedPasses) else None
+        self.unasked = True  # whether a step is captured for a batch of this size
         self.near: Tensor | None = None  # [b] bool, rows with too little in reach
         self.fewest = len(rows)  # the smallest batch so far, or the last that was refused
         self.staying: Tensor | None = None  # [c] int64, rows of a smaller batch to be tried
@@ -106,9 +108,11 @@ class _Run:
         self.taken += 1
 
     def _captured(self) -> CapturedStep | None:
-        """The captured step that the rows lie in, or could be laid into."""
-        if self.captured is None and isinstance(self.forward, CapturedPasses):
-            self.captured = self.forward.steps.of(self.rows, self.ball, self.climb)
+        """The captured step that the rows lie in, or are laid into: looked for once a batch."""
+        if self.captures is not None and self.unasked:
+            left = len(self.climb.step_sizes) - self.taken
+            self.captured = self.captures.of(self.rows, self.ball, self.climb, left)
+            self.unasked = False
             if self.captured is not None:
                 self.rows = self.captured.lay_in(self.rows, self.ball)
         return self.captured
@@ -133,20 +137,21 @@ class _Run:
 
     def _ended(self) -> Tensor | None:  # [b] bool, on the host
         """Runs that are known to have ended since the last time; None where nothing is known."""
-        rests, near = self.rows.motion, self.near
-        if self.taken % self.flags.every or (rests is None and near is None):
+        motion, ended = self.rows.motion, self.near
+        if self.taken % self.flags.every or (motion is None and ended is None):
             return None
-        if rests is not None:
-            near = rests != MOVED if near is None else near | (rests != MOVED)
-        assert near is not None
-        known = self.flags.exchange(near)
+        if motion is not None:
+            rests = motion != MOVED
+            ended = rests if ended is None else ended | rests
+        assert ended is not None
+        known = self.flags.exchange(ended)
         return None if known is None else known & self.climbing
 
     def _shrink(self, staying: Tensor) -> None:  # [c] int64
         """Leave the other rows behind."""
         self.rows = self.rows.take(staying.to(self.rows.point.device, non_blocking=True))
         self.id, self.climbing = self.id[staying], self.climbing[staying]
-        self.captured = None
+        self.captured, self.unasked = None, True
         self.flags.forget()
 
     def _trial_pays(self, going: int) -> bool:

@@ -117,13 +117,20 @@ class CapturedSteps:
         self._forward, self._image, self._most = forward, image, most
         self.captures: Captures[CapturedStep] = Captures(image.device, "steps")
 
-    def of(self, rows: Rows, ball: Ball, climb: Climb) -> CapturedStep | None:
-        """A step for as many rows that climb so; None where none is captured, or not yet."""
+    def of(self, rows: Rows, ball: Ball, climb: Climb, left: int) -> CapturedStep | None:
+        """A step for as many rows that climb so; None where none is captured, or not yet.
+
+        Args:
+            rows: a batch, whose memory is left alone.
+            ball: what they may not leave.
+            climb: what they climb.
+            left: steps that they have before them.
+        """
         size = bucket_of(len(rows))
         kind = replace(climb, step_sizes=())
         key = (size, kind, ball.radius, ball.bounds, ball.backend, rows.layout)
         return self.captures.get(
-            key, size, self._most, lambda: self._capture(size, rows, ball, kind)
+            key, size, self._most, lambda: self._capture(size, rows, ball, kind), uses=left
         )
 
     def _capture(self, size: int, like: Rows, ball: Ball, climb: Climb) -> CapturedStep:

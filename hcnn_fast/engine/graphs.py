@@ -21,7 +21,7 @@ ENVIRONMENT = "HCNN_FAST_CUDA_GRAPHS"
 FEWEST = 8  # rows; smaller batches are filled up to so many
 CAPTURED_IN_AN_OCTAVE = 2  # sizes
 WARM_UP = 3  # passes, so that libraries choose their algorithms before the capture
-WORTH = 8  # times that something is done before it is captured
+WORTH = 8  # times that something is done without before it is captured
 GRAPHS = 64  # of passes or of steps that are kept at most
 IDLE = 1000  # requests for others after which a graph may make room for another
 
@@ -115,7 +115,12 @@ class Captures(Generic[Captured]):
         self._stream: Any = None  # of the last replay
 
     def get(
-        self, key: Hashable, rows: int, most: int, capture: Callable[[], Captured]
+        self,
+        key: Hashable,
+        rows: int,
+        most: int,
+        capture: Callable[[], Captured],
+        uses: int = 1,
     ) -> Captured | None:
         """What is captured under a key, maybe by now.
 
@@ -124,14 +129,17 @@ class Captures(Generic[Captured]):
             rows: of its batch.
             most: rows of all batches together that there is room for.
             capture: captures and checks it; what that draws and where it runs is undone.
+            uses: how often it will be replayed before somebody asks again.
         """
         if self.refused is not None or rows > most:
             return None
         key = (key, _switches())
         self._requests += 1
         if key not in self.kept:
-            self._seen[key] += 1
-            if self._seen[key] <= WORTH or not self._has_room(rows, most):
+            if self._seen[key] < WORTH:
+                self._seen[key] += uses
+                return None
+            if not self._has_room(rows, most):
                 return None
             try:
                 with _one_capture(self._device):

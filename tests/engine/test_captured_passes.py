@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_classifiers import images
+from tiny_classifiers import images, smooth
 from torch import Tensor, nn
 
 from hcnn_fast.engine import captured_passes
@@ -21,13 +21,6 @@ from hcnn_fast.engine.graphs import WORTH, bucket_of
 from hcnn_fast.engine.model import PreparedModel
 
 SHAPE = (3, 8, 8)
-
-
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.Softplus(), nn.Flatten(), nn.Linear(8 * 64, 5)
-    ).requires_grad_(False)
 
 
 def passes(classifier: Callable[[Tensor], Tensor], device: torch.device) -> CapturedPasses:
@@ -51,7 +44,7 @@ def often(captured: CapturedPasses, z: Tensor) -> None:
 def test_replays_give_the_logits_and_gradients_of_the_model(
     rows: int, device: torch.device
 ) -> None:
-    classifier = network().to(device)
+    classifier = smooth().to(device)
     captured = passes(classifier, device)
     z = images(rows, SHAPE).to(device)
     often(captured, z)
@@ -63,7 +56,7 @@ def test_replays_give_the_logits_and_gradients_of_the_model(
 
 
 def test_what_a_pass_gave_stays_when_the_next_one_runs(device: torch.device) -> None:
-    captured = passes(network().to(device), device)
+    captured = passes(smooth().to(device), device)
     z = images(8, SHAPE).to(device)
     often(captured, z)
     logits, gradient = logits_and_gradient(captured, z)
@@ -76,7 +69,7 @@ def test_what_a_pass_gave_stays_when_the_next_one_runs(device: torch.device) -> 
 def test_only_small_passes_with_a_gradient_that_come_up_often_are_captured(
     device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    classifier = network().to(device)
+    classifier = smooth().to(device)
     captured = passes(classifier, device)
     z = images(20, SHAPE).to(device)
     with torch.no_grad():
@@ -124,7 +117,7 @@ def test_a_model_whose_replay_would_answer_otherwise_is_not_captured(
 
         return replay
 
-    classifier = Counting(network().to(device))
+    classifier = Counting(smooth().to(device))
     if device.type == "cpu":
         monkeypatch.setattr(captured_passes, "make_graphed_callables", frozen)
     captured = passes(classifier, device)
@@ -147,7 +140,7 @@ def test_a_capture_that_fails_leaves_the_passes_of_the_model_and_says_why(
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     monkeypatch.setattr(captured_passes, "make_graphed_callables", fails)
-    classifier = network().to(device)
+    classifier = smooth().to(device)
     captured = passes(classifier, device)
     z = images(9, SHAPE).to(device)
     with caplog.at_level("INFO", "hcnn_fast"):
@@ -166,7 +159,7 @@ def test_a_capture_that_fails_leaves_the_passes_of_the_model_and_says_why(
 def test_a_replay_that_does_not_look_at_its_input_is_refused(
     device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    classifier = network().to(device)
+    classifier = smooth().to(device)
 
     def deaf(forward: Any, samples: Any, **keywords: Any) -> Any:
         return lambda z: forward(samples[0].detach() + (z - z.detach()))
@@ -183,7 +176,7 @@ def test_a_prepared_model_with_captured_passes_is_freed_when_it_is_dropped(
     gc.disable()
     try:
         prepared = PreparedModel(
-            network().to(device), "float32", images(1, SHAPE).to(device), captured=True
+            smooth().to(device), "float32", images(1, SHAPE).to(device), captured=True
         )
         assert isinstance(prepared.fast, CapturedPasses)
         often(prepared.fast, images(8, SHAPE).to(device))

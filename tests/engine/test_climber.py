@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tiny_classifiers import images
@@ -10,9 +12,10 @@ from torch import Tensor
 import hcnn_fast as hf
 from hcnn_fast import data, models, ops
 from hcnn_fast.engine import climber
+from hcnn_fast.engine.ascent import ascend
 from hcnn_fast.engine.ball import Ball, Candidates
-from hcnn_fast.engine.climb import Ascent
-from hcnn_fast.engine.climber import FURTHER_OPINIONS, OPINIONS, Climber
+from hcnn_fast.engine.climb import Ascent, Climb
+from hcnn_fast.engine.climber import FURTHER_OPINIONS, LOWER_SHARE, OPINIONS, Climber
 from hcnn_fast.engine.runs import Runs
 
 IMAGE = torch.full((1, 1, 1, 1), 0.35)
@@ -130,6 +133,34 @@ def test_runs_in_a_lower_precision_are_chosen_by_their_exact_values(
     torch.testing.assert_close(best.point, points[1:2], rtol=0.0, atol=1e-5)
     expected = torch.log_softmax(slanted(points), 1)[[1, 2], 0]
     torch.testing.assert_close(torch.cat([best.value, second]), expected, rtol=0.0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("lowered", "tolerance", "shares"),
+    [
+        (True, 1e-3, [LOWER_SHARE, 0.5]),  # last steps in full precision follow
+        (True, 0.0, [0.5]),
+        (False, 1e-3, [0.5]),
+    ],
+)
+def test_only_runs_that_last_steps_follow_end_with_more_in_reach(
+    lowered: bool, tolerance: float, shares: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+
+    def noted(forward: Any, candidates: Any, ball: Any, climb: Climb, **more: Any) -> Ascent:
+        seen.append(climb.share)
+        return ascend(forward, candidates, ball, climb, **more)
+
+    monkeypatch.setattr(climber, "ascend", noted)
+    model = Lowered()
+    model.lowered = lowered
+    config = CONFIG.replace(tolerance=tolerance)
+    chooser = Climber(model, config, batch=8)  # type: ignore[arg-type]
+    label = torch.zeros(1, dtype=torch.int64)
+    ball = Ball(image=IMAGE, radius=0.45, bounds=(0.0, 1.0), backend="reference")
+    chooser.climb(Candidates(index=label, label=label, point=IMAGE), ball)
+    assert seen == shares
 
 
 class Scarce(Lowered):
