@@ -151,7 +151,7 @@ class _Run:
         """Leave the other rows behind."""
         self.rows = self.rows.take(staying.to(self.rows.point.device, non_blocking=True))
         self.id, self.climbing = self.id[staying], self.climbing[staying]
-        self.captured, self.unasked = None, True
+        self.unasked = True
         self.flags.forget()
 
     def _trial_pays(self, going: int) -> bool:

@@ -91,6 +91,12 @@ def test_only_small_passes_with_a_gradient_that_come_up_often_are_captured(
     assert bounded.captures.refused is None
 
 
+def test_points_of_rows_count_where_activations_are_small(device: torch.device) -> None:
+    image = images(1, SHAPE).to(device)
+    captured = CapturedPasses(nn.Flatten(), image)  # keeps nothing for a backward pass
+    assert captured_passes.LARGEST // captured.most >= 6 * 4 * image.numel()
+
+
 class Counting(nn.Module):
     """Answers otherwise at every pass, as one that draws on the host does."""
 

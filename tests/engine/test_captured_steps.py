@@ -175,6 +175,9 @@ def test_steps_are_captured_once_for_each_size_and_kind(
         some, plain = candidates.rows(slice(0, rows)), CLIMBS[climb]
         found = ascend(passes, some, ball, plain)
         assert_same(found, ascend(classifier, some, ball, plain))
+    kind, order, backend = CLIMBS[up].kind, CLIMBS[up].order, ball.backend
+    first = slope(classifier, candidates.point, candidates.label, kind, order, backend)
+    ascend(passes, candidates, ball, CLIMBS[up], first=first)
     # Batches of 32 and 24 going uphill, and of 32 going down.
     assert len(made) == 3
 
@@ -203,8 +206,34 @@ def test_without_a_tolerance_a_captured_batch_stays_as_large(device: torch.devic
     assert len(passes.steps.captures.kept) == 1
 
 
+@pytest.mark.parametrize("name", ["best", "best_value", "best_logits", "buffer", "label"])
+def test_a_step_is_compared_in_all_that_it_writes_and_for_all_labels(
+    name: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captured = captured_steps.graph_of
+
+    def spoilt(work: Any, device: torch.device) -> Any:
+        replay, rows = captured(work, device), work.__self__._rows
+
+        def answer() -> None:
+            if name == "label":
+                rows.label.zero_()
+            replay()
+            if name != "label":
+                getattr(rows, name).mul_(1.1)
+
+        return answer
+
+    monkeypatch.setattr(captured_steps, "graph_of", spoilt)
+    found, expected, passes = both(device, *problem(device), CLIMBS["mcn, momentum"])
+    assert_same(found, expected)
+    assert not passes.steps.captures.kept
+
+
 class Late(LateFlags):
     """A CPU that answers as late as a GPU."""
+
+    questions = 0
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)
@@ -212,6 +241,7 @@ class Late(LateFlags):
         self.asked: Tensor | None = None
 
     def exchange(self, flags: Tensor) -> Tensor | None:
+        Late.questions += 1
         asked, self.asked = self.asked, flags.cpu().clone()
         return asked
 
@@ -231,7 +261,9 @@ def test_runs_that_end_later_than_they_could_find_as_much(
     full = ascend(classifier, candidates, ball, replace(climb, tolerance=0.0, may_stop=False))
     monkeypatch.setattr(ascent, "LateFlags", Late)
     for forward in (classifier, CapturedPasses(classifier, ball.image[:1])):
+        Late.questions = 0
         late = ascend(forward, candidates, ball, climb)
+        assert 0 < Late.questions <= len(climb.step_sizes) // 2
         assert device.type != "cpu" or bool((late.steps >= expected.steps).all())
         assert bool((late.steps < full.steps).any())
         assert bool((late.value >= expected.value - 1e-9).all())

@@ -72,6 +72,9 @@ def test_what_comes_up_often_is_captured_while_there_is_room() -> None:
     assert get("d", 21) is None
     for _ in range(IDLE):
         get("a", 12)
+    for _ in range(2 * WORTH):
+        assert get("d", 21) is None  # for which nothing could make room
+    assert len(captures.kept) == 2
     assert get("c", 1) == "C"  # nobody has asked for b in a while
     assert get("b", 8) is None
     assert get("a", 12) == "A"
