@@ -15,12 +15,11 @@ from tiny_classifiers import images, smooth
 from torch import Tensor, nn
 
 from hcnn_fast import backends
-from hcnn_fast.engine import ascent, captured_passes, captured_steps, graphs
+from hcnn_fast.engine import captured_passes, captured_steps, graphs
 from hcnn_fast.engine.ascent import ascend
 from hcnn_fast.engine.ball import Ball, Candidates
 from hcnn_fast.engine.captured_passes import CapturedPasses
 from hcnn_fast.engine.climb import Ascent, Climb
-from hcnn_fast.engine.late_flags import LateFlags
 from hcnn_fast.engine.rows import Rows
 from hcnn_fast.engine.slopes import slope
 
@@ -228,48 +227,6 @@ def test_a_step_is_compared_in_all_that_it_writes_and_for_all_labels(
     found, expected, passes = both(device, *problem(device), CLIMBS["mcn, momentum"])
     assert_same(found, expected)
     assert not passes.steps.captures.kept
-
-
-class Late(LateFlags):
-    """A CPU that answers as late as a GPU."""
-
-    questions = 0
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__(device)
-        self.every = 2
-        self.asked: Tensor | None = None
-
-    def exchange(self, flags: Tensor) -> Tensor | None:
-        Late.questions += 1
-        asked, self.asked = self.asked, flags.cpu().clone()
-        return asked
-
-    def forget(self) -> None:
-        self.asked = None
-
-
-@pytest.mark.parametrize("name", ["mcn", "mcn, exact stops", "mcn, tolerance", "momentum"])
-def test_runs_that_end_later_than_they_could_find_as_much(
-    name: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    candidates, ball = problem(device)
-    climbs = {**CLIMBS, "momentum": replace(CLIMBS["mcn, tolerance"], momentum=0.2)}
-    climb = replace(climbs[name], step_sizes=CONSTANT * 3)
-    classifier = smooth().double().to(device)
-    expected = ascend(classifier, candidates, ball, climb)
-    full = ascend(classifier, candidates, ball, replace(climb, tolerance=0.0, may_stop=False))
-    monkeypatch.setattr(ascent, "LateFlags", Late)
-    for forward in (classifier, CapturedPasses(classifier, ball.image[:1])):
-        Late.questions = 0
-        late = ascend(forward, candidates, ball, climb)
-        assert 0 < Late.questions <= len(climb.step_sizes) // 2
-        assert device.type != "cpu" or bool((late.steps >= expected.steps).all())
-        assert bool((late.steps < full.steps).any())
-        assert bool((late.value >= expected.value - 1e-9).all())
-        if climb.tolerance == 0.0:
-            torch.testing.assert_close(late.point, full.point, rtol=0, atol=1e-9)
-            torch.testing.assert_close(late.logits, full.logits, rtol=0, atol=1e-9)
 
 
 def test_a_point_without_a_value_keeps_no_logits_of_another(device: torch.device) -> None:
