@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,17 +24,14 @@ KEEP: Sizes = (*LEAVE, (MMAP_THRESHOLD, 1 << 30), (TRIM_THRESHOLD, (1 << 31) - 1
 # the end of the heap serves any allocation.
 RETURN: Sizes = ((MMAP_THRESHOLD, 4 << 20), (TRIM_THRESHOLD, 64 << 20))
 # Bytes by which one batch after another may make the process grow before what lies free between
-# blocks in use is handed back: few, or, where that was done within so many seconds, some more, as
-# short batches take no longer than the faults do for their pages.
-SLACK, SLACK_SOON = 16 << 20, 64 << 20
-SOON = 2.0
+# blocks in use is handed back. That is seldom: its pages are a fault each when they are taken again.
+SLACK = 128 << 20
 CHOSEN_BY = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 _STATM = Path("/proc/self/statm")
 _lock = threading.Lock()
 _at_work = Counter[Sizes]()
 _after_one_batch: int | None = None  # bytes in memory then, since freed memory was handed back
-_handed_back = -math.inf  # when
 
 
 @contextmanager
@@ -65,17 +60,14 @@ def freed_memory_returned() -> Iterator[None]:
         yield
 
 
-def return_freed_memory(slack: int | None = None) -> None:
+def return_freed_memory(slack: int = SLACK) -> None:
     """After a batch: hand back what has been freed between blocks in use.
 
     Within `freed_memory_returned` always; within `freed_memory_kept` where batches have made the
     process grow by more than `slack` bytes: what a batch takes and the next one takes again stays.
     Else not at all.
-
-    Args:
-        slack: None: `SLACK`, or `SLACK_SOON` within `SOON` seconds.
     """
-    global _after_one_batch, _handed_back
+    global _after_one_batch
     library, wanted = _glibc(), _wanted()
     if library is None or wanted == LEAVE:
         return
@@ -83,12 +75,10 @@ def return_freed_memory(slack: int | None = None) -> None:
         resident, then = _resident(), _after_one_batch  # another thread may set it
         if then is None:
             _after_one_batch = then = resident
-        if slack is None:
-            slack = SLACK_SOON if time.monotonic() < _handed_back + SOON else SLACK
         if resident <= then + slack:
             return
     library.malloc_trim(0)
-    _after_one_batch, _handed_back = None, time.monotonic()
+    _after_one_batch = None
 
 
 @contextmanager

@@ -19,8 +19,6 @@ from hcnn_fast.engine.free_memory import (
     MMAP_THRESHOLD,
     RETURN,
     SLACK,
-    SLACK_SOON,
-    SOON,
     TRIM_THRESHOLD,
     freed_memory_kept,
     freed_memory_returned,
@@ -142,9 +140,9 @@ def test_a_bound_on_memory_goes_before_speed(settings: list[tuple[int, int]]) ->
         ("returned", 4, 32, False, True),  # mapped
         ("returned", 64, 2, False, False),
         ("returned", 64, 2, True, True),
-        ("kept", 64, 2, False, False),
-        ("kept", 64, 2, True, True),
-        ("kept", 3, 2, True, False),  # not much
+        ("kept", 96, 2, False, False),
+        ("kept", 96, 2, True, True),
+        ("kept", 48, 2, True, False),  # not much
     ],
 )
 def test_what_is_freed_goes_back_to_the_system(
@@ -168,7 +166,7 @@ def test_what_is_freed_goes_back_to_the_system(
 
 def test_what_every_batch_takes_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     trimmed: list[int] = []
-    resident, now = 0, 1e6
+    resident = 0
 
     class Library:
         malloc_trim = trimmed.append
@@ -176,16 +174,12 @@ def test_what_every_batch_takes_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(free_memory, "_glibc", Library)
     monkeypatch.setattr(free_memory, "_mallopt", lambda: None)
     monkeypatch.setattr(free_memory, "_resident", lambda: resident)
-    monkeypatch.setattr(free_memory, "_handed_back", 0.0)
-    monkeypatch.setattr(free_memory.time, "monotonic", lambda: now)
     with freed_memory_kept():
         resident = 100 * SLACK  # what a batch takes
-        steps = ((0, 0), (SLACK, 0), (SLACK + 1, 1), (2 * SLACK, 1), (2 * SLACK + SLACK_SOON, 1))
-        for grown, times in (*steps, (2 * SLACK + SLACK_SOON + 1, 2)):
+        for grown, times in (0, 0), (SLACK, 0), (SLACK + 1, 1), (2 * SLACK, 1), (3 * SLACK + 1, 2):
             resident = 100 * SLACK + grown
             return_freed_memory()
             assert len(trimmed) == times, grown
-        now += SOON
         return_freed_memory(slack=0)  # now known to be held after a batch
         return_freed_memory(slack=0)
         assert len(trimmed) == 2
