@@ -25,8 +25,9 @@ OPINIONS = ((0, 0.7), (1, 1.0), (2, 2.0))
 FURTHER_OPINIONS = ((3, 1.0), (4, 1.0), (5, 2.0))
 AGREED = 0.15  # of the tolerance: how near to each other the two highest values have to be
 LOWER_SHARE = 1.5  # of the tolerance that may be in reach where last steps in full precision follow
-# Steps in full precision after runs in a lower one, times the radius, and how many runs make them.
-ENDED = 2
+# Steps in full precision after runs in a lower one, times the radius, and how many runs make them:
+# so many times the tolerance may they lie behind the best.
+ENDED, BEHIND = 2, 1.0
 LAST_STEPS = (0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
 EXACT_WEIGHT = 2  # activations of such a step, in units of one in a lower precision
 
@@ -115,30 +116,55 @@ class Climber:
             )
 
         found = self._in_batches(len(candidates), run)
-        if not ends:
-            return found.best_of(runs)
-        kept = min(runs, ENDED)
-        if kept < runs:  # values in the lower precision are not exact enough to choose by
+        return self._ended(found, candidates, ball, floor, runs) if ends else found.best_of(runs)
+
+    def _ended(
+        self,
+        found: Ascent,
+        candidates: Candidates,
+        ball: Ball,
+        floor: Tensor | None,  # [B]
+        runs: int,
+    ) -> tuple[Ascent, Tensor]:
+        """The best after last steps of such runs in a lower precision; the second values [b]."""
+        each, kept = len(candidates) // runs, min(runs, ENDED)
+        which = torch.arange(each, device=candidates.index.device).repeat(kept)
+        chosen = kept < runs  # by values in full precision; others are not exact enough
+        if chosen:
+            climb = self.first
             found = self._rescored(found)
             label, backend = candidates.label, ball.backend
             value, _ = objective(found.logits, label, climb.kind, climb.order, backend)
-            found = replace(found, value=value)
-        found = found.highest(kept, runs)
-        each = len(candidates) // runs
+            found = replace(found, value=value).highest(kept, runs)
+            rows = self._unfinished(found.value.exp().view(kept, each))
+        else:
+            rows = torch.arange(len(which), device=which.device)
+        if not len(rows):
+            return found.best_of(kept)
+        which = which[rows]
         ending = Candidates(
-            index=candidates.index[:each].repeat(kept),
-            label=candidates.label[:each].repeat(kept),
-            point=found.point,
+            index=candidates.index[which],
+            label=candidates.label[which],
+            point=found.point[rows],
         )
-        passed = None if floor is None else floor[:each].repeat(kept)
+        passed = None if floor is None else floor[which]
         sizes = tuple(length * self.config.radius for length in LAST_STEPS)
-        last = replace(climb, step_sizes=sizes, momentum=0.0)
+        last = replace(self.first, step_sizes=sizes, momentum=0.0)
 
-        def end(rows: slice) -> Ascent:
-            part = None if passed is None else passed[rows]
-            return ascend(self.model.exact, ending.rows(rows), ball, last, floor=part)
+        def end(part: slice) -> Ascent:
+            least = None if passed is None else passed[part]
+            return ascend(self.model.exact, ending.rows(part), ball, last, floor=least)
 
-        return found.then(self._in_batches(len(ending), end, EXACT_WEIGHT)).best_of(kept)
+        ended = self._in_batches(len(ending), end, EXACT_WEIGHT)
+        found = found.or_better(ended, rows) if chosen else found.then(ended)
+        return found.best_of(kept)
+
+    def _unfinished(self, probability: Tensor) -> Tensor:  # [kept, b], best first -> [B] int64
+        """Runs whose last steps could change what was found."""
+        climb, best = self.first, probability[0]
+        improvable = best < 1.0 - climb.share * climb.tolerance
+        near_the_best = probability >= best - BEHIND * climb.tolerance
+        return (improvable & near_the_best).flatten().nonzero()[:, 0]
 
     def _agreed(
         self,

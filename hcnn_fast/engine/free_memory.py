@@ -24,7 +24,7 @@ KEEP: Sizes = (*LEAVE, (MMAP_THRESHOLD, 1 << 30), (TRIM_THRESHOLD, (1 << 31) - 1
 # the end of the heap serves any allocation.
 RETURN: Sizes = ((MMAP_THRESHOLD, 4 << 20), (TRIM_THRESHOLD, 64 << 20))
 # Bytes by which one batch after another may make the process grow before what lies free between
-# blocks in use is handed back. That is seldom: its pages are a fault each when they are taken again.
+# blocks in use is handed back. Its pages are a fault each when they are taken again.
 SLACK = 128 << 20
 CHOSEN_BY = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 

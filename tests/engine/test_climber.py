@@ -119,6 +119,21 @@ class Lowered:
         return -slanted(z)
 
 
+class Scarce(Lowered):
+    """Has memory for so many rows of a step in full precision, and notes what was asked for."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.asked: list[int] = []
+
+    def exact(self, z: Tensor) -> Tensor:
+        if z.requires_grad:
+            self.asked.append(len(z))
+            if len(z) > self.room:
+                raise torch.OutOfMemoryError("made up")
+        return super().exact(z)
+
+
 def test_runs_in_a_lower_precision_are_chosen_by_their_exact_values(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -133,6 +148,35 @@ def test_runs_in_a_lower_precision_are_chosen_by_their_exact_values(
     torch.testing.assert_close(best.point, points[1:2], rtol=0.0, atol=1e-5)
     expected = torch.log_softmax(slanted(points), 1)[[1, 2], 0]
     torch.testing.assert_close(torch.cat([best.value, second]), expected, rtol=0.0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("points", "confidence", "ended"),
+    [
+        ([0.2, 0.79, 0.7903], 0.0, 2),
+        ([0.2, 0.79, 0.793], 0.0, 1),  # the second lies behind by more than the tolerance
+        ([0.2, 0.79, 0.7903], 8.0, 0),  # no more than the tolerance is to be had
+    ],
+)
+def test_last_steps_are_made_where_they_could_matter(
+    points: list[float], confidence: float, ended: int
+) -> None:
+    class Surer(Scarce):
+        def exact(self, z: Tensor) -> Tensor:
+            return super().exact(z) + torch.tensor([confidence, 0.0])
+
+    model = Surer(8)
+    chooser = Climber(model, CONFIG.replace(steps=1, step_size=1e-7), batch=8)  # type: ignore[arg-type]
+    label = torch.zeros(len(points), dtype=torch.int64)
+    ball = Ball(image=IMAGE, radius=0.45, bounds=(0.0, 1.0), backend="reference")
+    start = torch.tensor(points)[:, None, None, None]
+    candidates = Candidates(index=torch.zeros_like(label), label=label, point=start)
+    best, second = chooser._run(candidates, ball, None, None, len(points))
+    assert model.asked[:1] == [ended] * (ended > 0)
+    assert float(best.point) >= max(points) - 1e-5
+    assert float(best.value) >= float(second)
+    expected = torch.log_softmax(model.exact(best.point), 1)[:, 0]
+    torch.testing.assert_close(best.value, expected, rtol=0.0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -161,21 +205,6 @@ def test_only_runs_that_last_steps_follow_end_with_more_in_reach(
     ball = Ball(image=IMAGE, radius=0.45, bounds=(0.0, 1.0), backend="reference")
     chooser.climb(Candidates(index=label, label=label, point=IMAGE), ball)
     assert seen == shares
-
-
-class Scarce(Lowered):
-    """Has memory for so many rows of a step in full precision, and notes what was asked for."""
-
-    def __init__(self, room: int) -> None:
-        self.room = room
-        self.asked: list[int] = []
-
-    def exact(self, z: Tensor) -> Tensor:
-        if z.requires_grad:
-            self.asked.append(len(z))
-            if len(z) > self.room:
-                raise torch.OutOfMemoryError("made up")
-        return super().exact(z)
 
 
 @pytest.mark.parametrize(("room", "first", "left"), [(8, 4, 8), (2, 4, 4), (1, 4, 2)])
