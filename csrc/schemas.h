@@ -13,7 +13,7 @@ void define_operations(Library& m) {
       "Tensor step_size, float radius, float lower, float upper, Tensor(b!)? momentum_buffer, "
       "float momentum, Tensor? penalty, str norm, Tensor? value, float distance_weight, "
       "Tensor(c!)? best, Tensor(d!)? best_value, Tensor(e!)? distance, Tensor(f!)? copy, "
-      "Tensor(g!)? previous, Tensor(h!)? motion) -> ()");
+      "Tensor(g!)? previous, Tensor(h!)? motion, Tensor(i!)? reach) -> ()");
   m.def(
       "backtracking_step_(Tensor(a!) proposal, Tensor gradient, Tensor reached, Tensor(b!) point, "
       "Tensor(c!) value, Tensor(d!) uphill, Tensor(e!) average, Tensor(f!) step_size, "

@@ -61,6 +61,7 @@ def pgd_step_(
     copy: Tensor | None = None,  # [B, *image] float16 or bfloat16
     previous: Tensor | None = None,  # [B, *image]
     motion: Tensor | None = None,  # [B] uint8
+    reach: Tensor | None = None,  # [B]
     backend: str = "auto",
 ) -> None:
     """One projected-gradient step for every candidate; see `reference.pgd_step_`.
@@ -89,6 +90,7 @@ def pgd_step_(
             copy=copy,
             previous=previous,
             motion=motion,
+            reach=reach,
         )
         return
     implementation(chosen).pgd_step_(
@@ -112,6 +114,7 @@ def pgd_step_(
         copy,
         previous,
         motion,
+        reach,
     )
 
 

@@ -128,6 +128,7 @@ def step_kernel(
     low_copy,
     previous,
     motion,
+    reach,
     elements,
     radius: tl.float64,
     lower: tl.float64,
@@ -183,6 +184,7 @@ def step_kernel(
 
     farthest = tl.zeros([BLOCK], DTYPE)
     total = tl.zeros([BLOCK], tl.float64)
+    gain = tl.zeros([BLOCK], tl.float64)
     changed = tl.zeros([BLOCK], tl.int32)
     elsewhere = tl.zeros([BLOCK], tl.int32)
     for begin in range(0, elements, BLOCK):
@@ -199,7 +201,13 @@ def step_kernel(
             moved = old + signed_step(step, l2_slope(old - centre, m, size, slope, threshold))
         else:
             moved = centre + clip((old - centre) + signed_step(step, m), -level, level)
-        placed = clip(moved, ball_lower(centre, ball, low), ball_upper(centre, ball, high))
+        least = ball_lower(centre, ball, low)
+        most = ball_upper(centre, ball, high)
+        placed = clip(moved, least, most)
+        if reach is not None:
+            slopes = _gradient(g, i, inside).to(tl.float64)
+            end = tl.where(slopes > 0.0, most, least).to(tl.float64)
+            gain += tl.where(inside, slopes * (end - old.to(tl.float64)), 0.0)
         changed = tl.where(inside & (placed != old), 1, changed)
         away = tl.where(inside, tl.abs(placed - centre), 0.0)
         farthest = tl.where(away > farthest, away, farthest)
@@ -228,6 +236,8 @@ def step_kernel(
             tl.store(distance + b, tl.sqrt(tl.sum(total, 0)).to(DTYPE))
         else:
             tl.store(distance + b, tl.sum(total, 0).to(DTYPE))
+    if reach is not None:
+        tl.store(reach + b, tl.sum(gain, 0).to(DTYPE))
     if motion is not None:
         told = tl.where(tl.max(changed, 0) > 0, 0, 1)
         if previous is not None:
@@ -256,6 +266,7 @@ def pgd_step_(
     copy: Tensor | None,  # [B, *image]
     previous: Tensor | None,  # [B, *image]
     motion: Tensor | None,  # [B] uint8
+    reach: Tensor | None,  # [B]
 ) -> None:
     """See `hcnn_fast.ops.pgd_step_`."""
     check_dense_rows(point, "point")
@@ -287,6 +298,7 @@ def pgd_step_(
         "distance": (distance, dtype),
         "motion": (motion, torch.uint8),
         "penalty": (penalty, dtype),
+        "reach": (reach, dtype),
         "value": (value, dtype),
     }
     for name, (tensor, expected) in of_numbers.items():
@@ -301,6 +313,7 @@ def pgd_step_(
         "copy": copy,
         "previous": previous,
         "motion": motion,
+        "reach": reach,
     }
     read = {
         "gradient": gradient,
@@ -335,6 +348,7 @@ def pgd_step_(
         copy,
         previous,
         motion,
+        reach,
         elements,
         radius,
         lower,

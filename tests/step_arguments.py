@@ -18,6 +18,7 @@ WRITTEN = (
     "copy",
     "previous",
     "motion",
+    "reach",
 )
 SPECIAL = (0.0, -0.0, float("inf"), -float("inf"), float("nan"), 1e-45, -1e-45, 1.0, 1.0, -1.0)
 
@@ -46,7 +47,8 @@ def step_arguments(
 
     Half of the pixels of a point are off the image by less than the radius, a quarter lie on the
     boundary of the ball and a quarter on the image. `special` puts zeros, infinities, NaN, the
-    smallest numbers and ties among the gradients. `watched` asks what became of the point.
+    smallest numbers and ties among the gradients. `watched` asks what became of the point, and what
+    was in its reach.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -87,6 +89,7 @@ def step_arguments(
         "copy": None,
         "previous": None,
         "motion": None,
+        "reach": None,
     }
     if momentum is not None:
         arguments["momentum_buffer"] = (uniform(rows, *shape) - 0.5).to(dtype)
@@ -104,6 +107,7 @@ def step_arguments(
     if watched:
         arguments["previous"] = x + (2.0 * uniform(rows, *shape) - 1.0).to(dtype) * radius
         arguments["motion"] = torch.full((rows,), 9, dtype=torch.uint8)
+        arguments["reach"] = torch.full((rows,), -1.0, dtype=dtype)
     for name, value in arguments.items():
         if isinstance(value, Tensor):
             if channels_last and value.ndim == 4:

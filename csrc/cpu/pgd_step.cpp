@@ -55,6 +55,13 @@ HCNN_FAST_HD T move_along(
   });
 }
 
+// The largest sum of gradient * (z - point) over the z of ball and bounds.
+template <typename G, typename T>
+HCNN_FAST_HD double reach_of(const T* z, const G* g, const T* x, const StepSettings<T>& s) {
+  return lane_sum(
+      s.elements, [&](int64_t i) { return reach_entry(z[i], x[i], finite<T>(widen(g[i])), s); });
+}
+
 // The two of them in one pass.
 template <typename G, typename T>
 HCNN_FAST_HD T advance_along(
@@ -86,6 +93,10 @@ HCNN_FAST_HD T advance_along(
   HCNN_FAST_CLONES T advance(                                                               \
       T* z, T* m, const G* g, const T* x, T scale, T step, const StepSettings<T>& s) {      \
     return advance_along<G, T>(z, m, g, x, scale, step, s);                                 \
+  }                                                                                         \
+  HCNN_FAST_CLONES double within_reach(                                                     \
+      const T* z, const G* g, const T* x, const StepSettings<T>& s) {                       \
+    return reach_of<G, T>(z, g, x, s);                                                      \
   }
 HCNN_FAST_ROW_LOOPS(float, float)
 HCNN_FAST_ROW_LOOPS(BFloat16, float)
@@ -193,6 +204,9 @@ void step_row(
   }
   if (a.motion != nullptr) {
     std::memcpy(old, z, bytes);
+  }
+  if (a.reach != nullptr) {
+    a.reach[b] = static_cast<T>(within_reach(z, g, x, s));
   }
   const T step = number_or_zero(a.step_size[b]);
   T away = T(0);  // in l_inf, where the move tells it

@@ -20,7 +20,7 @@ struct StepTensors {
   const std::string& norm;
   const OptionalTensor& value;
   double distance_weight;
-  const OptionalTensor &best, &best_value, &distance, &copy, &previous, &motion;
+  const OptionalTensor &best, &best_value, &distance, &copy, &previous, &motion, &reach;
 };
 
 inline void check_pgd_step(const StepTensors& t) {
@@ -70,6 +70,7 @@ inline void check_pgd_step(const StepTensors& t) {
   add_rows(t.copy, "copy", false);
   add_rows(t.previous, "previous", true);
   add_vector(t.motion, "motion", ScalarType::Byte);
+  add_vector(t.reach, "reach", dtype);
   const size_t written = spans.size();
   add_rows(t.gradient, "gradient", false);
   spans.push_back(span_of(t.image, "image"));
@@ -110,7 +111,8 @@ StepArguments<G, T> step_arguments(const StepTensors& t) {
       half ? nullptr : data<BFloat16>(t.copy),
       half ? data<Half>(t.copy) : nullptr,
       data<T>(t.previous),
-      data<uint8_t>(t.motion)};
+      data<uint8_t>(t.motion),
+      data<T>(t.reach)};
 }
 
 template <typename T>
@@ -148,11 +150,12 @@ void pgd_step(
     OptionalTensor distance,
     OptionalTensor copy,
     OptionalTensor previous,
-    OptionalTensor motion) {
-  const StepTensors tensors{point,      gradient, image, image_index,     step_size,
-                            radius,     lower,    upper, momentum_buffer, momentum,
-                            penalty,    norm,     value, distance_weight, best,
-                            best_value, distance, copy,  previous,        motion};
+    OptionalTensor motion,
+    OptionalTensor reach) {
+  const StepTensors tensors{
+      point, gradient,        image,    image_index, step_size, radius, lower,
+      upper, momentum_buffer, momentum, penalty,     norm,      value,  distance_weight,
+      best,  best_value,      distance, copy,        previous,  motion, reach};
   check_pgd_step(tensors);
   const auto call = [&]<typename G, typename T>(G, T) {
     run(step_arguments<G, T>(tensors), step_settings<T>(tensors), tensors);

@@ -44,6 +44,7 @@ struct StepArguments {
   Half* copy_half;
   T* previous;
   uint8_t* motion;
+  T* reach;
 };
 
 inline bool aligned(const void* pointer, size_t bytes) {
@@ -63,6 +64,13 @@ bool packs_fit(const StepArguments<G, T>& a, int64_t elements) {
 template <typename T, typename G>
 HCNN_FAST_HD T usable(G g) {
   return finite<T>(static_cast<T>(g));
+}
+
+// What moving an entry of a point within the ball could add to the sum of gradient * (z - point).
+template <typename T>
+HCNN_FAST_HD double reach_entry(T z, T x, T g, const StepSettings<T>& s) {
+  const T end = g > T(0) ? ball_upper(x, s.radius, s.upper) : ball_lower(x, s.radius, s.lower);
+  return static_cast<double>(g) * (static_cast<double>(end) - static_cast<double>(z));
 }
 
 // What the penalised move of a row needs to know about all of it.
@@ -184,7 +192,7 @@ HCNN_FAST_HD void pgd_step_row(
   }
 
   T farthest = T(0);
-  double total = 0.0;
+  double total = 0.0, reach = 0.0;
   bool changed = false, elsewhere = false;
   for (int64_t i = first; i < s.elements; i += stride) {
     const Pack<T, V> old = load<V>(z + i);
@@ -193,6 +201,9 @@ HCNN_FAST_HD void pgd_step_row(
     Pack<T, V> direction = m ? load<V>(m + i) : Pack<T, V>{};
     Pack<T, V> placed;
     for (int j = 0; j < V; ++j) {
+      if (a.reach) {
+        reach += reach_entry(old.entry[j], centre.entry[j], usable<T>(slope.entry[j]), s);
+      }
       direction.entry[j] = accumulated(direction.entry[j], slope.entry[j]);
       const T moved =
           a.penalty ? penalised_entry(
@@ -247,6 +258,12 @@ HCNN_FAST_HD void pgd_step_row(
     }
     if (group.rank() == 0) {
       a.distance[b] = away;
+    }
+  }
+  if (a.reach) {
+    reach = group.sum(reach);
+    if (group.rank() == 0) {
+      a.reach[b] = static_cast<T>(reach);
     }
   }
   if (a.motion) {

@@ -25,21 +25,20 @@ def reach(
     ball: Ball,
     index: Tensor,  # [B] int64
 ) -> Tensor:  # [B]
-    """Largest gradient . (z - point) over the z of ball and bounds; 0 where that is NaN."""
-    corner = point.clone()
-    step_size = point.new_full((len(point),), 4.0 * ball.radius)  # leads out of the ball
+    """Largest gradient . (z - point) over the z of ball and bounds."""
+    within = point.new_empty(len(point))
     ops.pgd_step_(
-        corner,
+        point.clone(),
         gradient,
         ball.image,
         index,
-        step_size,
+        torch.zeros_like(within),
         radius=ball.radius,
         bounds=ball.bounds,
+        reach=within,
         backend=ball.backend,
     )
-    within = corner.sub_(point).mul_(gradient).flatten(1).sum(1)
-    return within.nan_to_num(nan=0.0).clamp_min(0.0)
+    return within
 
 
 def attainable(

@@ -13,7 +13,7 @@ from torch import Tensor
 from hcnn_fast import ops
 from hcnn_fast.engine.ball import Ball, Candidates, distance
 from hcnn_fast.engine.climb import Climb
-from hcnn_fast.engine.headroom import SAFETY, attainable, reach
+from hcnn_fast.engine.headroom import SAFETY, attainable
 from hcnn_fast.engine.slopes import Slope
 
 
@@ -35,6 +35,7 @@ class Rows:
     penalty: Tensor | None  # [b]
     motion: Tensor | None  # [b] uint8
     previous: Tensor | None  # [b, *image]
+    reach: Tensor | None  # [b] of the objective, in the ball
 
     @classmethod
     def of(
@@ -64,6 +65,7 @@ class Rows:
             penalty=torch.empty_like(best_value) if weighed else None,
             motion=torch.zeros_like(best_value, dtype=torch.uint8) if rests else None,
             previous=torch.full_like(point, math.nan) if rests and climb.steady else None,
+            reach=torch.empty_like(best_value) if climb.tolerance > 0.0 else None,
         )
 
     def __len__(self) -> int:
@@ -139,7 +141,6 @@ def step(rows: Rows, at: Slope, ball: Ball, climb: Climb) -> Tensor | None:  # [
     """
     value = -at.value if climb.downhill else at.value
     rows.note_logits(value, at.logits, climb)
-    near = _near_the_top(rows, at, ball, climb) if climb.tolerance > 0.0 else None
     ops.pgd_step_(
         rows.point,
         at.gradient,
@@ -159,16 +160,21 @@ def step(rows: Rows, at: Slope, ball: Ball, climb: Climb) -> Tensor | None:  # [
         distance=rows.away,
         previous=rows.previous,
         motion=rows.motion,
+        reach=rows.reach,
         backend=ball.backend,
     )
-    return near
+    return None if rows.reach is None else _too_little(at.value, rows.reach, rows.floor, climb)
 
 
-def _near_the_top(rows: Rows, at: Slope, ball: Ball, climb: Climb) -> Tensor:  # [b] bool
-    """Whether too little is in reach from here to go on; see `engine.headroom`."""
-    within = reach(rows.point, at.gradient, ball, rows.index)
+def _too_little(
+    value: Tensor,  # [b]
+    reach: Tensor,  # [b]
+    floor: Tensor | None,  # [b]
+    climb: Climb,
+) -> Tensor:  # [b] bool
+    """Whether too little was in reach to go on; see `engine.headroom`."""
     # Compared with the point's own value, which has rounded as what is attainable from it.
-    near = attainable(at.value, within) <= at.value.exp() + climb.share * climb.tolerance
-    if rows.floor is not None:
-        near |= attainable(at.value, within, SAFETY) <= rows.floor + climb.tolerance
+    near = attainable(value, reach) <= value.exp() + climb.share * climb.tolerance
+    if floor is not None:
+        near |= attainable(value, reach, SAFETY) <= floor + climb.tolerance
     return near

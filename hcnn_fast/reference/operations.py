@@ -109,6 +109,7 @@ def pgd_step_(
     copy: Tensor | None = None,  # [B, *image] low precision
     previous: Tensor | None = None,  # [B, *image] the point before this one, NaN where none was
     motion: Tensor | None = None,  # [B] uint8
+    reach: Tensor | None = None,  # [B]
 ) -> None:
     """One step of projected gradient ascent for every candidate (spec H.1, step 3).
 
@@ -116,7 +117,9 @@ def pgd_step_(
     larger than best_value; accumulate m <- momentum * m + g / max|g|; move along sign(m), weighed
     against penalty * |z - x| where a penalty is given; clip to the ball and to the bounds; write
     the distance of the new point and its copy; write to `motion` 1 where the point stayed, else 2
-    where it went back to `previous`, else 0; and write the old point to `previous`.
+    where it went back to `previous`, else 0; and write the old point to `previous`. What goes to
+    `reach` is the largest gradient . (z - point) over the z of ball and bounds, for the old point:
+    the duality gap of Frank and Wolfe 1956.
     """
     shape = (-1,) + (1,) * (point.ndim - 1)
     x = image[image_index]  # [B, *image]
@@ -127,6 +130,7 @@ def pgd_step_(
         best_value.copy_(torch.where(better, score, best_value))
     biggest = torch.finfo(point.dtype).max
     g = torch.nan_to_num(gradient.to(point.dtype), nan=0.0, posinf=biggest, neginf=-biggest)
+    slope = g
     scale = g.flatten(1).abs().amax(1) if g[0:1].numel() else point.new_zeros(len(point))  # [B]
     if momentum_buffer is not None or penalty is not None:
         g = torch.where(scale.view(shape) > 0, g / scale.view(shape), torch.zeros_like(g))
@@ -144,6 +148,9 @@ def pgd_step_(
     lower = (x - radius).clamp_min(bounds[0])
     upper = (x + radius).clamp_max(bounds[1])
     placed = torch.minimum(torch.maximum(moved, lower), upper)
+    if reach is not None:
+        within = torch.where(slope > 0, upper, lower).double() - point.double()
+        reach.copy_((slope.double() * within).flatten(1).sum(1))
     if motion is not None:
         rows = tuple(range(1, point.ndim))
         back = torch.zeros_like(motion, dtype=torch.bool)

@@ -38,6 +38,15 @@ ERRORS = {
         "scalar_math.h", "v > lower ? v : lower", "v < lower ? v : lower", "pgd_step_"
     ),
     "returns-unseen": PlantedError("rows/pgd_step.h", "elsewhere |=", "elsewhere &=", "pgd_step_"),
+    "reach-downhill": PlantedError(
+        "rows/pgd_step.h", "g > T(0) ? ball_upper", "g < T(0) ? ball_upper", "pgd_step_"
+    ),
+    "reach-of-a-point-a-step-on": PlantedError(
+        "rows/pgd_step.h",
+        "reach_entry(old.entry[j]",
+        "reach_entry(old.entry[j] + step",
+        "pgd_step_",
+    ),
     "average-of-the-old-direction": PlantedError(
         "rows/backtracking_step.h",
         "s.momentum * average + s.fresh * uphill",

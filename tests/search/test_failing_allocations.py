@@ -30,7 +30,7 @@ CONFIGS = {
 }
 STAGES = {  # functions of which each must have had an allocation fail
     "mcn": {"slopes_of_labels", "random_starts", "slope", "_record", "cat", "select", "put"},
-    "tolerance": {"reach", "rows", "or_better", "finish", "_near_the_top"},
+    "tolerance": {"reach", "rows", "or_better", "finish", "_too_little"},
     "hcnn": {"or_better", "distance", "_improve", "_value", "within_bounds"},
     "ncn": {"cat", "approach", "project", "needed_from_image"},
     "entropy": {"random_starts", "_block", "objective"},
