@@ -116,9 +116,11 @@ class Climber:
             )
 
         found = self._in_batches(len(candidates), run)
-        return self._ended(found, candidates, ball, floor, runs) if ends else found.best_of(runs)
+        if ends:
+            return self._with_last_steps(found, candidates, ball, floor, runs)
+        return found.best_of(runs)
 
-    def _ended(
+    def _with_last_steps(
         self,
         found: Ascent,
         candidates: Candidates,
