@@ -31,6 +31,7 @@ OPTIONAL = (
     "low_copy",
     "previous",
     "motion",
+    "reach",
 )
 NUMBERS = ("radius", "lower", "upper", "momentum", "distance_weight")
 

@@ -52,6 +52,9 @@ ERRORS = {
     "returns-unseen": PlantedError(
         "pgd_step.py", "placed != before", "placed == before", "pgd_step_"
     ),
+    "reach-downhill": PlantedError(
+        "pgd_step.py", "tl.where(slopes > 0.0", "tl.where(slopes < 0.0", "pgd_step_"
+    ),
     "moves-at-zero": PlantedError(
         "arithmetic.py", "tl.where(direction < 0.0", "tl.where(direction <= 0.0", "pgd_step_"
     ),
