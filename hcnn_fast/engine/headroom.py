@@ -32,7 +32,7 @@ def reach(
         gradient,
         ball.image,
         index,
-        torch.zeros_like(within),
+        torch.zeros_like(within),  # steps of no length
         radius=ball.radius,
         bounds=ball.bounds,
         reach=within,

@@ -180,6 +180,25 @@ def test_last_steps_are_made_where_they_could_matter(
 
 
 @pytest.mark.parametrize(
+    ("floor", "passes"),
+    [
+        (0.9, 1),  # which no point of the ball comes near to
+        (0.7, 2),  # the first step leads to the end of the ball
+    ],
+)
+def test_last_steps_end_where_what_has_to_be_passed_is_out_of_reach(
+    floor: float, passes: int
+) -> None:
+    model = Scarce(8)
+    chooser = Climber(model, CONFIG.replace(steps=1, step_size=1e-7), batch=8)  # type: ignore[arg-type]
+    label = torch.zeros(1, dtype=torch.int64)
+    ball = Ball(image=IMAGE, radius=0.45, bounds=(0.0, 1.0), backend="reference")
+    candidates = Candidates(index=label, label=label, point=torch.full((1, 1, 1, 1), 0.79))
+    chooser._run(candidates, ball, None, torch.tensor([floor]))
+    assert len(model.asked) == passes
+
+
+@pytest.mark.parametrize(
     ("lowered", "tolerance", "shares"),
     [
         (True, 1e-3, [LOWER_SHARE, 0.5]),  # last steps in full precision follow
