@@ -87,6 +87,7 @@ class CapturedStep:
             (rows.best_value, other.best_value),
             (rows.best_logits, other.best_logits),
             (rows.buffer, other.buffer),
+            (rows.reach, other.reach),
         ):
             if found is not None and expected is not None:
                 check_alike(found, expected)
